@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from overnight.domain import FINISHED, Recorded, new_id
+from overnight.domain import FINISHED, BadInput, Recorded, new_id
 from overnight.process_environment import has_provider_key, load_settings_brain, masters_of, outgoing_policy, secrets_of
 from overnight.settings import Settings
 
 if TYPE_CHECKING:
     from overnight.api import RestProcess
-    from overnight.brain import Brain, ToolPolicy
+    from overnight.brain import Brain
     from overnight.budgets import Policy
     from overnight.gateway import Gateway
     from overnight.jobs import Worker
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from overnight.ledger import JobRow, ReloadRequest
     from overnight.reviews import ReviewRow
     from overnight.store import Store
+    from overnight.tools import ToolPolicy
 
 T = TypeVar("T")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8700
@@ -196,8 +197,7 @@ class App:
 
     def tool_rules(self) -> "ToolPolicy | None":
         """The rules about tool calls of the present brain; None without any, which costs nothing."""
-        policy = self.brain.tool_policy
-        return policy if policy.decides else None
+        return _rules_of(self.brain)
 
     async def keep_brain(self) -> None:
         """Store the files of this brain, before the first job that names its version. Raises StoreUnavailable."""
@@ -248,7 +248,7 @@ class App:
     async def listening(self, owner: str) -> "AsyncGenerator[None]":
         """Serve the sinks of the feed, such as notifications, during the block. `owner` is the name of this process."""
         from overnight.ledger import serve_sink
-        from overnight.notifications import Sender, serve_notifications
+        from overnight.notifications import MessageSender, serve_notifications
         from overnight.telemetry import JsonLinesSink, LogFiles
 
         settings, folder = self.settings, self.settings.event_log
@@ -257,7 +257,7 @@ class App:
             by_tenant, most = settings.event_log_by == "tenant", settings.event_log_mb * 1_000_000
             sink = JsonLinesSink(LogFiles(folder, by_tenant, most, settings.event_log_files))
             serving.append(await serve_sink(self.store, sink, owner))
-        sender = Sender(masters_of(settings, self._secrets), outgoing_policy(settings))
+        sender = MessageSender(masters_of(settings, self._secrets), outgoing_policy(settings))
         serving.append(asyncio.create_task(serve_notifications(self.store, sender, owner, settings.public_url)))
         try:
             yield
@@ -330,11 +330,19 @@ def run(function: Any, *args: Any, settings: Settings | None = None, **kwargs: A
     return run_loop(main)
 
 
-def _policy(settings: Settings) -> "Policy":
+def _rules_of(brain: "Brain") -> "ToolPolicy | None":
+    """The rules about tool calls; None without contracts and rules, which costs nothing."""
+    from overnight.tools import policy_of
+
+    tools = brain.tools
+    return None if tools.is_empty else policy_of(tools)
+
+
+def _policy(brain: "Brain") -> "Policy":
     """The budgets of the brain; none without a folder."""
     from overnight.budgets import Policy
 
-    routing = load_settings_brain(settings).routing
+    routing = brain.routing
     return Policy(routing.budgets, routing.rate_limits)
 
 
@@ -348,24 +356,45 @@ def attach(
     settings: Settings | None = None,
     assert_effects: Sequence[Mapping[str, str]] = (),
 ) -> Any:
-    """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields an ExternalJob.
+    """Run the block as an attempt of the external job `external_id`: see `jobs/external_job.py`. Yields the attached job.
 
-    `base_url` is the URL of the gateway (default: OPENAI_BASE_URL, else that of `overnight up`). Its API key is
-    OVERNIGHT_API_KEY, else OPENAI_API_KEY. `assert_effects`: as for `overnight.job`, about the last text of a model.
+    With OVERNIGHT_BASE_URL, effects go through that gateway, and the program needs no access to the database.
+
+    - `base_url`: the URL for model calls; default: OPENAI_BASE_URL, else that of OVERNIGHT_BASE_URL or `overnight up`. The API
+      key is OVERNIGHT_API_KEY, else OPENAI_API_KEY.
+    - `assert_effects`: as for `overnight.job`, about the last text of a model; with the database only.
     """
     from overnight.domain.claim_rules import claim_rules
-    from overnight.jobs import ExternalJob, check_identifiers
+    from overnight.jobs import ExternalJob, RemoteJob, check_identifiers, gateway_root, remote_attempt
     from overnight.store import open_store
 
+    key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    gateway = os.environ.get("OVERNIGHT_BASE_URL")
+    if gateway and settings is None:
+        if assert_effects:
+            raise BadInput("assert_effects needs the database; unset OVERNIGHT_BASE_URL, or assert in brain/agents/")
+        check_identifiers(external_id, tenant_id or "default")
+        remote = RemoteJob(gateway_root(gateway, "OVERNIGHT_BASE_URL"), external_id, tenant_id, key)
+        with remote_attempt(remote):
+            yield remote
+        return
     chosen = settings or Settings.from_environment()
     external_id, tenant = check_identifiers(external_id, tenant_id or chosen.tenant_id)
-    key = os.environ.get("OVERNIGHT_API_KEY") or os.environ.get("OPENAI_API_KEY")
     url = base_url or os.environ.get("OPENAI_BASE_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}/v1"
     claims = claim_rules([dict(each) for each in assert_effects], "assert_effects")
+    brain = load_settings_brain(chosen)
     with (
         open_store(chosen.database_url) as store,
         ExternalJob(
-            store, external_id, tenant, name or external_id, url, key, _policy(chosen), claims=claims
+            store,
+            external_id,
+            tenant,
+            name or external_id,
+            url,
+            key,
+            _policy(brain),
+            tool_rules=lambda: _rules_of(brain),
+            claims=claims,
         ) as attached,
     ):
         yield attached

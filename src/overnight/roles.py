@@ -61,6 +61,7 @@ async def serve_gateway(
     """
     from overnight.api import LOOPBACK as LOOPBACK_NAMES
     from overnight.api import AccessLog, application
+    from overnight.tools import policy_of
 
     set_up_log("gateway")
     _allow_files()
@@ -80,6 +81,7 @@ async def serve_gateway(
             requests_per_key=limits.per_key,
             public_url=settings.public_url,
             outgoing=outgoing_policy(settings),
+            tool_policy=lambda: policy_of(app.brain.tools),
             access_log=AccessLog.of(settings.access_log),  # also for the requests that the api process serves
             api_socket=api_socket,
         )

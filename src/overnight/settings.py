@@ -64,6 +64,17 @@ def _host_names() -> tuple[str, ...]:
     return tuple(found)
 
 
+def _check_database_url(url: str) -> None:
+    """Raises BadInput for the scheme of another database."""
+    addressed = "://" in url or url.startswith(("sqlite:", "postgres:", "postgresql:"))
+    if addressed and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
+        scheme = url.partition(":")[0] + (":" + "//" * ("://" in url))
+        raise BadInput(
+            f"DATABASE_URL: unsupported scheme {scheme}. Use postgresql://… or sqlite:///PATH, or set"
+            " OVERNIGHT_DATABASE_URL, which takes precedence"
+        )
+
+
 def _outgoing() -> tuple[str, ...]:
     """OVERNIGHT_OUTGOING_ALLOW: networks, and names behind a proxy, separated by commas. Raises BadInput."""
     found = [each.strip() for each in (os.environ.get("OVERNIGHT_OUTGOING_ALLOW") or "").split(",") if each.strip()]
@@ -130,13 +141,7 @@ class Settings(msgspec.Struct, frozen=True):
         """
         home = Path(os.environ.get("OVERNIGHT_HOME") or ".overnight").absolute()
         url = os.environ.get("OVERNIGHT_DATABASE_URL") or os.environ.get("DATABASE_URL") or str(home / "ledger.db")
-        addressed = "://" in url or url.startswith(("sqlite:", "postgres:", "postgresql:"))
-        if addressed and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
-            scheme = url.partition(":")[0] + (":" + "//" * ("://" in url))
-            raise BadInput(
-                f"DATABASE_URL: unsupported scheme {scheme}. Use postgresql://… or sqlite:///PATH, or set"
-                " OVERNIGHT_DATABASE_URL, which takes precedence"
-            )
+        _check_database_url(url)
         named = os.environ.get("OVERNIGHT_BRAIN")
         brain = Path(named or "brain").absolute()
         tenant = check_identifier(os.environ.get("OVERNIGHT_TENANT") or "default", "OVERNIGHT_TENANT")

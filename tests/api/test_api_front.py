@@ -13,7 +13,8 @@ import httpx2
 import pytest
 
 from asgi_calls import asgi_call
-from overnight.api import Application, application
+from overnight.api import Application, application, rest_application
+from overnight.api.rest_process import RestProcess
 from overnight.api.routes import CALLS, ROUTES
 from overnight.brain import Brain
 from overnight.domain import SCOPES, expand_scopes
@@ -125,6 +126,14 @@ async def test_unknown_path_error_lists_the_paths(house: House, path: str) -> No
         assert "location" not in answer.headers
 
 
+async def test_gemini_path_without_method_lists_gemini_paths(house: House) -> None:
+    headers = await house.key("calls")
+    for path in ("/v1beta/models/gemini-2.5-flash", "/v1beta/models/gemini-2.5-flash:sing", "/v1beta/x"):
+        answer = await asgi_call(house.app, "POST", path, headers, b"{}")
+        assert answer.status == 404, answer.body
+        assert "/v1beta/models/{model}:{method}" in answer.json()["error"]["message"]
+
+
 async def test_head_is_answered_as_get(served: Served) -> None:
     await served.ask(headers={"x-job-id": "none"})
     for route in ROUTES:
@@ -196,3 +205,16 @@ def test_model_calls_do_not_import_fastapi() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
+
+
+async def test_process_without_model_calls_answers_404(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "ledger.db")) as store:
+        ledger, keyring = Ledger(store), Keyring(store, MasterKeys("11" * 32))
+        services = RestProcess(ledger, keyring, Brain.from_files({})).services("", None)  # type: ignore[arg-type]
+        app = rest_application(services)
+        host = {"host": "localhost"}
+        for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/responses/r")):
+            answer = await asgi_call(app, method, path, host, b"{}")
+            assert (answer.status, answer.json()["error"]["code"]) == (404, "not_found"), answer.body
+            assert "send model calls to the gateway" in answer.json()["error"]["message"]
+        assert (await asgi_call(app, "GET", "/api/v1/jobs", host)).status == 200

@@ -33,6 +33,13 @@ RESULT = b'"r"'
 NOT_DONE = ErrorFacts("Refused", "mailbox full")
 
 
+DECISIONS = ["approve", "edit", "expire", "renew", "supersede", "reject", "answer", "release"]
+
+
+def _transition(decision: str) -> str:
+    return "approve" if decision == "edit" else decision
+
+
 class Held(msgspec.Struct):
     """What the model knows of the effect."""
 
@@ -148,11 +155,10 @@ class EffectTable(RuleBasedStateMachine):
 
     # ── people ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @precondition(lambda self: self.held.state in effects.TRANSITIONS["wait"].sources)
     @rule(digest=DIGESTS)
     def it_needs_approval(self, digest: str) -> None:
         held = self.held
-        if held.state not in effects.TRANSITIONS["wait"].sources:
-            return
         self.reviews += 1
         review_id = f"rev_{self.reviews}"
         wanted = EffectClaim(KEY, "send", b"{}", digest, "p7")
@@ -166,14 +172,12 @@ class EffectTable(RuleBasedStateMachine):
         )
         held.reported, held.provider_id = False, None
 
-    @rule(
-        name=st.sampled_from(["approve", "edit", "expire", "renew", "supersede", "reject", "answer", "release"]),
-        mine=st.booleans(),
-    )
-    def somebody_decides(self, name: str, mine: bool) -> None:
+    @precondition(lambda self: self.held.state != "none")
+    @rule(data=st.data(), mine=st.booleans())
+    def somebody_decides(self, data: st.DataObject, mine: bool) -> None:
         held = self.held
-        if held.state == "none":
-            return
+        fitting = [name for name in DECISIONS if held.state in effects.TRANSITIONS[_transition(name)].sources]
+        name = data.draw(st.sampled_from([*fitting * 4, *DECISIONS]))
         calls: dict[str, Callable[[Unit, JobRow, Any], Any]] = {
             "approve": lambda unit, job, row: effects.approve(unit, job, row, "mia"),
             "edit": lambda unit, job, row: effects.approve(unit, job, row, "mia", "edited"),
@@ -184,7 +188,7 @@ class EffectTable(RuleBasedStateMachine):
             "answer": lambda unit, job, row: effects.answer(unit, job, row, RESULT, None, "mia"),
             "release": lambda unit, job, row: effects.release(unit, job, row, "not there"),
         }
-        transition = effects.TRANSITIONS["approve" if name == "edit" else name]
+        transition = effects.TRANSITIONS[_transition(name)]
         if held.state not in transition.sources:
             with pytest.raises(Conflict):
                 self.act(calls[name], mine)
@@ -298,5 +302,5 @@ class EffectTable(RuleBasedStateMachine):
 def test_effect_table_agrees_with_the_model(store_url: str) -> None:
     with open_store(store_url) as one, open_store(store_url) as other:
         run_state_machine_as_test(
-            lambda: EffectTable((one, other), store_url), settings=examples(25, 1500, stateful_step_count=25)
+            lambda: EffectTable((one, other), store_url), settings=examples(40, 1500, stateful_step_count=60)
         )

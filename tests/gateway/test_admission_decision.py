@@ -17,7 +17,7 @@ from overnight.gateway.admission.decision import (
     retry_after_s,
     waiting_decision,
 )
-from overnight.gateway.identity import Place, Subject
+from overnight.gateway.identity import BoundaryPosition, Subject
 from overnight.ledger import JobRow
 
 NOW_US = 1_000_000_000_000
@@ -73,7 +73,7 @@ def test_only_the_first_attempt_of_a_call_is_recalled() -> None:
     assert may_recall(subject(), 0)
     assert not may_recall(subject(), 1)
     assert not may_recall(subject(unattributed=True), 0)
-    assert not may_recall(subject(place=Place("", 1, "f", 1)), 0)
+    assert not may_recall(subject(place=BoundaryPosition("", 1, "f", 1)), 0)
     assert not may_recall(subject(fingerprint=None), 0)
 
 

@@ -10,6 +10,7 @@ import anthropic
 import pytest
 
 from faulty_upstream import WHOLE, Asked, chunk, faulty_upstream, head, pieces_of
+from overnight.keys import Keyring, Keys, MasterKeys
 from overnight.store import Store, open_store
 from serving import Served, serving
 
@@ -17,7 +18,7 @@ ROUTING = """
 default_model: m
 retries: {{max_attempts: 1}}
 cache: {{exact: {{ttl_s: 60}}}}
-providers: {{house: {{base_url: '{url}', models: [m], apis: [{form}]}}}}
+providers: {{house: {{base_url: "{url}", models: [m], apis: [{form}]}}}}
 prices: {{m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}}}
 """
 LIMITS = {
@@ -42,7 +43,7 @@ def store(tmp_path: Path) -> Any:
 
 
 @asynccontextmanager
-async def before(store: Store, form: str, status: int = 200) -> AsyncIterator[Served]:
+async def before(store: Store, form: str, status: int = 200, **options: Any) -> AsyncIterator[Served]:
     sent = [f"{name}: {value}" for name, value in LIMITS.items()] + list(OTHERS)
     sent.append("request-id: req_theirs" if form == "messages" else "X-Request-Id: req_theirs")
 
@@ -58,7 +59,7 @@ async def before(store: Store, form: str, status: int = 200) -> AsyncIterator[Se
 
     async with (
         faulty_upstream({"m": act}) as upstream,
-        serving(store, upstream, ROUTING.format(url=upstream.base_url, form=form)) as served,  # type: ignore[arg-type]
+        serving(store, upstream, ROUTING.format(url=upstream.base_url, form=form), **options) as served,  # type: ignore[arg-type]
     ):
         yield served
 
@@ -93,3 +94,20 @@ async def test_cached_answer_has_no_limits_of_its_provider(store: Store) -> None
         assert [each.headers["x-overnight-cache"] for each in answers] == ["miss", "exact"]
         assert "x-ratelimit-remaining-tokens" in answers[0].headers
         assert not any("ratelimit" in name for name in answers[1].headers)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("status", [200, 429])
+async def test_limits_of_a_shared_account_stay_hidden(store: Store, status: int, stream: bool) -> None:
+    master = MasterKeys("11" * 32)
+    await Keys(store, master).set_provider_key("acme", "house", "sk-acmes-own-key-4711", "ann")
+    path, body, request_id = PATHS["chat"]
+    async with before(store, "chat", status, environment={"HOUSE_KEY": "x"}, keys=Keyring(store, master)) as served:
+        found: dict[str, bool] = {}
+        for tenant in ("default", "acme", "other"):
+            headers = {"x-tenant-id": tenant}
+            answer = await served.http.post(path, json={"model": "m", **body, "stream": stream}, headers=headers)
+            assert answer.status_code == status, answer.text
+            assert answer.headers[request_id] == "req_theirs"
+            found[tenant] = any("ratelimit" in name for name in answer.headers)
+    assert found == {"default": True, "acme": True, "other": False}

@@ -7,8 +7,8 @@ import overnight
 
 ROOT = Path(__file__).parents[2]
 
-PUBLIC = """CANNOT_TELL NOT_DONE Approval BadInput ChatAnswer Done EffectFailed JobFailed JobParked ModelFailed NotDone
-OvernightError Retry StepFailed about approval attach chat effect job now prompt random run sleep step timeout uuid"""
+PUBLIC = """CANNOT_TELL NOT_DONE Approval BadInput ChatAnswer Done EffectFailed HumanAnswer JobFailed JobParked ModelFailed
+NotDone OvernightError Retry StepFailed about approval ask attach chat effect job now prompt random run sleep step timeout uuid"""
 
 
 def test_every_file_of_jobs_has_a_layer() -> None:

@@ -59,8 +59,9 @@ async def test_address_over_rest(served: Served, tmp_path: Path) -> None:
     text = " ".join([*(each.text for each in answers), repr(await list_audit(served.store, "acme"))])
     for hidden in (secret, rotated.json()["secret"], "very-secret-path"):
         assert hidden not in text
-    assert [entry.action for entry in await list_audit(served.store, "acme")][:2] == [
+    assert [entry.action for entry in await list_audit(served.store, "acme")][:3] == [
         "notification_address.rotated",
+        "notification_address.tested",
         "notification_address.created",
     ]
     other = await key_for(served, "zeta", scopes=("keys.admin",))

@@ -108,7 +108,7 @@ async def test_private_address_is_not_reached(store: Store, tmp_path: Path) -> N
     """The policy holds when the message is sent, not only when the address is registered."""
     async with receiver() as hook:
         await add(store, tmp_path, name="ops", kind="webhook", url=hook.url)
-        outcome = await addresses_of(store, tmp_path, AddressPolicy()).test("ops", "default")
+        outcome = await addresses_of(store, tmp_path, AddressPolicy()).test("ops", "default", "ann")
         assert "not public" in getattr(outcome, "why", "")
         assert hook.arrivals == []
 
@@ -152,7 +152,7 @@ async def test_master_keys_rotate_with_the_secrets_of_addresses(store: Store, tm
             held = masters(tmp_path)
             _, _, changed = await Keys(store, held).rotate_master("ann", Addresses(store, held))
             assert changed == 1
-        await addresses_of(store, tmp_path).test("ops", "default")
+        await addresses_of(store, tmp_path).test("ops", "default", "ann")
         assert hook.arrivals[0].is_signed_by(secret)
 
 

@@ -16,13 +16,15 @@ from overnight.cli.program import program
 from overnight.gateway import list_circuits
 from overnight.keys import Keyring, MasterKeys
 from overnight.ledger import list_audit
-from overnight.store import open_store
+from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
+from receivers import failed_delivery, receiver
 from serving import Served, routed, serving
 
 READS = {
     "check", "brain diff", "brain history", "keys list", "keys show", "keys provider list", "route explain", "route replay",
     "jobs", "explain", "events", "audit", "cache", "reviews list", "reviews show", "budget bounds",
+    "notifications list", "notifications deliveries",
 }  # fmt: skip
 ONLY_FILES = {"init"}
 ANSWERS = ("approve", "edit", "reject", "answer", "done", "not-done", "continue", "decide", "renew")
@@ -42,6 +44,11 @@ AUDITED_COMMANDS = {
     "circuits close": "circuit.closed",
     "budget settle": "cost.settled",
     "budget top-up": "budget.topped_up",
+    **{f"notifications add {kind}": "notification_address.created" for kind in ("webhook", "slack", "email")},
+    "notifications rotate": "notification_address.rotated",
+    "notifications test": "notification_address.tested",
+    "notifications remove": "notification_address.removed",
+    "notifications retry": "notification.retried",
 }
 PATHS_IN_LOGS_OF_JOBS = {"POST /api/v1/jobs/{job}/" + verb for verb in ("attempts", "complete", "cancel")} | {
     "POST /api/v1/reviews/{review}/" + verb for verb in ("decide", "renew")
@@ -55,6 +62,11 @@ AUDITED_PATHS = {
     "POST /api/v1/keys/{key}/revoke": "key.revoked",
     "PUT /api/v1/provider-keys/{provider}": "provider_key.set",
     "DELETE /api/v1/provider-keys/{provider}": "provider_key.deleted",
+    "POST /api/v1/notifications/addresses": "notification_address.created",
+    "POST /api/v1/notifications/addresses/{address}/rotate": "notification_address.rotated",
+    "POST /api/v1/notifications/addresses/{address}/test": "notification_address.tested",
+    "DELETE /api/v1/notifications/addresses/{address}": "notification_address.removed",
+    "POST /api/v1/notifications/deliveries/{delivery}/retry": "notification.retried",
 }
 MASTER = "11" * 32
 CUT = "rules: [{fault: {cut_after_chunks: 0}}]"
@@ -97,9 +109,10 @@ class Walk:
         assert entry["before"] != entry["after"], entry
         return entry
 
-    async def command(self, name: str, *words: str) -> None:
+    async def command(self, name: str, *words: str, stdin: str = "") -> None:
         by = () if name == "run" else ("--by", "zoe")
-        ran = await asyncio.to_thread(cli_runs.run, self.folder, self.environment, *name.split(), *words, *by)
+        words = (*name.split(), *words, *by)
+        ran = await asyncio.to_thread(cli_runs.run, self.folder, self.environment, *words, stdin=stdin)
         assert ran.code == 0, ran
         entry = await self.entry(AUDITED_COMMANDS[name])
         assert name == "run" or (entry["actor"], entry["key_id"]) == ("zoe", None)
@@ -121,6 +134,27 @@ async def bounds(served: Served, headers: dict[str, str]) -> list[str]:
     for _ in range(2):
         await served.ask(max_tokens=64, headers={"x-job-id": "cut", **headers})
     return [each.facts.call_id for each in await served.events("cut", "acme") if each.facts.event == "model_failed"][:2]
+
+
+async def notifications(walk: Walk, store: Store) -> None:
+    """Every change of an address, and of what was sent to it."""
+    walk.environment["OVERNIGHT_OUTGOING_ALLOW"] = "127.0.0.0/8"
+    async with receiver() as hook:
+        await walk.command("notifications add webhook", "ops", hook.url)
+        await walk.command("notifications add slack", "alerts", stdin="https://hooks.example.com/sk-first\n")
+        mail = ("--to", "a@example.com", "--from", "o@example.com", "--server", "smtp.example.com", "--username", "o")
+        await walk.command("notifications add email", "mail", *mail, stdin="sk-second\n")
+        await walk.command("notifications rotate", "ops")
+        await walk.command("notifications test", "ops")
+        await walk.command("notifications retry", failed_delivery(store, "acme"))
+        await walk.command("notifications remove", "ops")
+        path = "/api/v1/notifications/addresses"
+        await walk.request(f"POST {path}", name="ops", kind="webhook", url="https://127.0.0.1:1/sk-first")
+        await walk.request(f"POST {path}/{{address}}/rotate", "ops")
+        await walk.request(f"POST {path}/{{address}}/test", "ops")
+        retry = "POST /api/v1/notifications/deliveries/{delivery}/retry"
+        await walk.request(retry, failed_delivery(store, "acme"))
+        await walk.request(f"DELETE {path}/{{address}}", "ops")
 
 
 async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider, empty_ledger: Path) -> None:
@@ -159,6 +193,7 @@ async def test_every_change_is_audited(tmp_path: Path, provider: SpawnedProvider
             await walk.request("POST /api/v1/keys/{key}/rotate", "k2")
             await walk.request("POST /api/v1/keys/{key}/allow", "k2", tools=["refund*"])
             await walk.request("POST /api/v1/keys/{key}/revoke", "k2")
+            await notifications(walk, store)
             assert walk.done == set(AUDITED_COMMANDS) | set(AUDITED_PATHS)
             entries = [entry.public() for entry in await list_audit(store)]
     assert not any(secret in repr(entries) for secret in ("sk-first", "sk-second", MASTER, "22" * 32))

@@ -13,11 +13,11 @@ from overnight.budgets import TopUp, resolve_top_up, top_up_budget
 from overnight.domain import FINISHED, BadInput
 from overnight.jobs import Decision, Operations
 from overnight.ledger import JobRow
-from overnight.reviews import Amounts, ReviewFilter, ReviewRow, find_reviews, public_review, public_state
+from overnight.reviews import REVIEW, Amounts, ReviewFilter, ReviewRow, find_reviews, public_review, public_state
 from overnight.store import Store, Unit, open_store
 from overnight.testing import SpawnedProvider
 from review_cards import MINUTE_US, Card, Clock
-from served_jobs import rest, start, working
+from served_jobs import rest, start, told, working
 from serving import Served, routed, serving
 
 CALLS = "budgets: {max_llm_calls_per_job: 1}"
@@ -198,3 +198,37 @@ async def test_worker_and_gateway_expire_reviews(store_url: str, provider: Spawn
                 await asyncio.sleep(0.05)
         assert len(await inbox(store, "expired")) == 20
         assert {card.effect().state for card in cards} == {"expired"}
+
+
+@overnight.job
+async def waits_for_a_while() -> bool:
+    return (await overnight.approval("Go on?")).approved
+
+
+async def test_job_whose_review_expired_says_so(store_url: str, provider: SpawnedProvider) -> None:
+    clock = Clock()
+    with open_store(store_url, clock) as store:
+        async with serving(store, provider) as served, working(served):
+            job_id = await start(served, waits_for_a_while)
+            job = await rest(served, job_id, "parked")
+            review_id = job.waits[0]["review_id"]
+
+            def limit(unit: Unit, _: JobRow) -> None:
+                row = unit.get(REVIEW, review_id)
+                assert row is not None
+                row.expires_at = unit.now + MINUTE_US
+                unit.change(REVIEW, row)
+
+            store.commit_blocking(UnderJob(job_id, limit, [(REVIEW, review_id)]))
+            clock.now += 2 * MINUTE_US
+            async with asyncio.timeout(20):
+                while not await inbox(store, "expired"):
+                    await asyncio.sleep(0.02)
+            assert (await served.ledger.job(job_id)).state == "parked"
+            story = await told(served, job_id)
+            assert "nobody decided in time, which is no rejection" in story
+            assert f"overnight reviews renew {review_id}" in story
+            await Operations(store).renew(review_id, "ann")
+            assert f"overnight reviews approve {review_id}" in await told(served, job_id)
+            await Operations(store).decide(review_id, Decision("approve", "ann"))
+            assert (await rest(served, job_id, *FINISHED)).result == b"true"

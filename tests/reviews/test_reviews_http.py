@@ -4,16 +4,29 @@ from typing import Any
 
 import pytest
 
+import overnight
 from api_keys import key_for
-from overnight.domain import BadInput, public_event
+from overnight.domain import FINISHED, BadInput, public_event
+from overnight.domain.globs import Names
+from overnight.domain.json_pointer import Pointer
+from overnight.domain.tools import ArgumentTest, ToolDefinitions, ToolRule, ToolWhen, ValueTest
 from overnight.effects import expire_reviews
-from overnight.ledger import Ledger
+from overnight.ledger import Ledger, list_audit
 from overnight.store import Store, open_store
 from overnight.testing import SpawnedProvider
+from overnight.tools import ToolPolicy
 from review_cards import MINUTE_US, Card, Clock
-from serving import Served, serving
+from served_jobs import rest, start, working
+from serving import Served, routed, serving
 
 DECIDER = ("jobs.read", "content.read", "reviews.decide")
+
+
+@overnight.job
+async def asks_twice() -> int:
+    for number in range(2):
+        await overnight.chat(f"question {number}")
+    return 2
 
 
 async def post(served: Served, card: Card, headers: dict[str, str], answer: str, **more: Any) -> Any:
@@ -197,3 +210,59 @@ async def test_answer_by_hand_is_the_result(served: Served) -> None:
     assert (await post(served, card, mia, "answer", text="use the blue one")).status_code == 200
     effect = card.effect()
     assert (effect.state, effect.result, effect.source) == ("committed", b'"use the blue one"', "confirmed")
+
+
+def over(usd: int, do: Any, **more: Any) -> ToolRule:
+    """A rule about refunds of more than this amount."""
+    amount = ArgumentTest(Pointer("/usd"), ValueTest(gt=usd))
+    return ToolRule(
+        name=f"over-{usd}",
+        do=do,
+        when=ToolWhen(tool=Names(("refund",)), arguments=(amount,)),
+        why="too much",
+        **more,
+    )
+
+
+async def test_edited_arguments_meet_the_rules_again(store: Store, provider: SpawnedProvider) -> None:
+    rules = [over(1000, "deny"), over(500, "approve", by=("boss",)), over(100, "approve")]
+    policy = ToolPolicy(ToolDefinitions(rules=tuple(rules)))
+    async with serving(store, provider, tool_policy=lambda: policy) as served:
+        card = Card(store, tenant="acme")
+        mia = await key_for(served, name="mia", scopes=DECIDER)
+        boss = await key_for(served, name="boss", scopes=DECIDER)
+        for headers, usd, why in ((mia, 2000, "over-1000"), (boss, 2000, "over-1000"), (mia, 600, "approved by boss")):
+            refused = await post(served, card, headers, "edit", arguments={"payment": "pay_7", "usd": usd})
+            assert (refused.status_code, why in refused.json()["detail"]) == (403, True), usd
+        assert card.effect().state == "waiting"
+        edited = await post(served, card, boss, "edit", arguments={"payment": "pay_7", "usd": 600})
+        assert (edited.status_code, card.effect().state) == (200, "approved")
+
+
+async def test_a_role_may_decide(served: Served) -> None:
+    card = Card(served.store, tenant="acme", deciders=("admin",))
+    mia = await key_for(served, name="mia", scopes=DECIDER)
+    assert (await post(served, card, mia, "approve")).status_code == 403
+    root = await key_for(served, name="root", scopes=(*DECIDER, "admin"))
+    assert (await post(served, card, root, "approve")).status_code == 200
+
+
+async def test_top_up_needs_its_scope_and_the_operators_limits(store: Store, provider: SpawnedProvider) -> None:
+    async with serving(store, provider, routed("budgets: {max_llm_calls_per_job: 1}")) as served, working(served):
+        job_id = await start(served, asks_twice)
+        await rest(served, job_id, "parked")
+        plain = await key_for(served, "default", name="plain", scopes=DECIDER)
+        adder = await key_for(served, "default", name="adder", scopes=(*DECIDER, "budgets.write"))
+        operator = await key_for(served, "default", name="operator", scopes=(*DECIDER, "instance.admin"))
+        listed = await served.http.get("/api/v1/reviews?state=pending&kind=budget", headers=plain)
+        [card] = listed.json()["reviews"]
+        path = f"/api/v1/reviews/{card['review_id']}/decide"
+        body = {"answer": "continue", "digest": card["digest"], "top_up": {"calls": 5}}
+        for headers, why in ((plain, "lacks scope budgets.write"), (adder, "requires the scope instance.admin")):
+            refused = await served.http.post(path, json=body, headers=headers)
+            assert (refused.status_code, why in refused.json()["detail"]) == (403, True)
+        added = await served.http.post(path, json=body, headers=operator)
+        assert (added.status_code, added.json()["answer"]) == (200, "continue")
+        assert (await rest(served, job_id, *FINISHED)).result == b"2"
+        [entry] = [each for each in await list_audit(store, "default") if each.action == "budget.topped_up"]
+        assert entry.actor == "operator"

@@ -190,7 +190,7 @@ def play(page: Path, folder: Path, replacements: Mapping[str, str] | None = None
 
 
 LOOSE = (
-    (re.compile(r"\b(job|rev|call|worker|gateway|process)_[0-9a-f]{8,32}\b"), r"\1_ID"),
+    (re.compile(r"\b(job|rev|eff|call|worker|gateway|process)_[0-9a-f]{8,32}\b"), r"\1_ID"),
     (re.compile(r"worker …\w{6}"), "worker ID"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT?[ ]?\d\d:\d\d:\d\d(\.\d+)?Z?"), "TIME"),
     (re.compile(r"\b(\d\d-\d\d )?\d\d:\d\d:\d\d\b"), "TIME"),

@@ -11,13 +11,17 @@ from email.policy import default
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from machine_parts import UnderJob, make_job
+from overnight.domain import new_id
 from overnight.keys import MasterKeys
 from overnight.ledger import SinkConsumer
-from overnight.notifications import Addresses, DeliveryFilter, NewAddress, NotificationSink, Sender
+from overnight.notifications import Addresses, DeliveryFilter, MessageSender, NewAddress, NotificationSink
+from overnight.notifications.messages import delivery_id_of
+from overnight.notifications.rows import DELIVERY, DeliveryRow
 from overnight.outgoing import AddressPolicy
 from overnight.reviews import ReviewRow, request_review
 from overnight.store import Store
@@ -192,7 +196,7 @@ async def sending(
     store: Store, folder: Path, owner: str = "w1", public_url: str = "", policy: AddressPolicy = LOCAL, **options: Any
 ) -> AsyncIterator[NotificationSink]:
     """A process that serves the sink during the block; retries come at once, unless the receiver asks for a time."""
-    sender = Sender(masters(folder), policy, timeout_s=options.pop("timeout_s", 5.0))
+    sender = MessageSender(masters(folder), policy, timeout_s=options.pop("timeout_s", 5.0))
     sink = NotificationSink(store, sender, owner, public_url)
     sink._dispatcher._delay = options.pop("delay", lambda attempt, asked: asked or 0.01)
     task = asyncio.create_task(SinkConsumer(store, sink, owner).run())
@@ -216,3 +220,33 @@ async def ended(store: Store, folder: Path, count: int = 1) -> list[Any]:
             if sum(row.ended_at is not None for row in found) >= count:
                 return found
             await asyncio.sleep(0.02)
+
+
+class _Insert(msgspec.Struct):
+    row: DeliveryRow
+
+    def locks(self) -> list[tuple[Any, Any]]:
+        return [(DELIVERY, self.row.delivery_id)]
+
+    def decide(self, unit: Any) -> None:
+        unit.insert(DELIVERY, self.row)
+
+
+def failed_delivery(store: Store, tenant: str) -> str:
+    """The id of a delivery that was given up."""
+    review_id = new_id("rev")
+    row = DeliveryRow(
+        delivery_id=delivery_id_of(review_id, "adr_1"),
+        tenant_id=tenant,
+        address_id="adr_1",
+        review_id=review_id,
+        job_id="job_1",
+        state="failed",
+        attempts=9,
+        created_at=1,
+        due_at=1,
+        give_up_at=2,
+        ended_at=2,
+    )
+    store.commit_blocking(_Insert(row))
+    return row.delivery_id

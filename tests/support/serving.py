@@ -30,7 +30,7 @@ routes:
 fallbacks: [{from: claude-opus-4.6, to: gpt-5.4}]
 retries: {max_attempts: 2, backoff_ms: 1}
 """
-APPLICATION_OPTIONS = ("hosts", "auth", "public_url", "outgoing", "access_log")
+APPLICATION_OPTIONS = ("hosts", "auth", "public_url", "outgoing", "tool_policy", "access_log")
 
 
 def routed(more: str = "") -> str:

@@ -254,7 +254,7 @@ async def test_stalled_process_repeats_nothing(store: Store, tmp_path: Path) -> 
 async def test_process_waits_for_the_one_that_writes(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_mark, "LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr(log_mark, "MAX_WAIT_S", 0.05)
     events = await page_of(store, 2)
     writing, waiting = JsonLinesSink(LogFiles(tmp_path)), JsonLinesSink(LogFiles(tmp_path))
     with writing._writing(taken=False):

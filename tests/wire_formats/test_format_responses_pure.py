@@ -28,6 +28,7 @@ from overnight.wire_formats.dialects import DEFAULT_DIALECT
 from overnight.wire_formats.request import InvalidBody
 from overnight.wire_formats.responses import continued, input_items, references
 from overnight.wire_formats.responses_chunks import stream_translator as over_chat_stream_translator
+from overnight.wire_formats.responses_input import messages
 from overnight.wire_formats.sse import SseParser
 
 RESPONSES, CHAT = CODECS["responses"], CODECS["chat"]
@@ -578,3 +579,17 @@ def test_any_body_is_parsed_or_rejected(items: list[tuple[str, Any]], fields: di
             wire.prepare(request, msgspec.Raw(b'"m"'), 100, DEFAULT_DIALECT)
             answer = responses_over_chat.answer(completion, AnswerContext("resp_1", "m", client_body(request), 1))
             assert RESPONSES.is_answer(answer)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"type": "function_call", "name": "f", "arguments": "{}"}, "input[0]: required field call_id is missing"),
+        ({"role": "user", "content": [{"text": "x"}]}, "input[0]: required field type is missing"),
+        ({"role": "user", "content": 5}, "input[0]: a field has the wrong type"),
+    ],
+)
+def test_unreadable_item_is_named_without_exceptions(item: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidBody) as refused:
+        messages({"model": "m", "input": [item]}, [])
+    assert (str(refused.value), refused.value.param) == (message, "input[0]")

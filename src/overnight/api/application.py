@@ -15,6 +15,7 @@ from overnight.gateway import (
     HttpResponse,
     Overloaded,
     RateLimited,
+    UnknownPath,
     error_response,
     internal_error_response,
 )
@@ -24,6 +25,7 @@ from overnight.http_server.relay import RelayBroken, RelayUnavailable, UnixRelay
 from overnight.keys import Keyring, VirtualKey
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import ToolPolicy
 
 from .access_log import KEY, KEY_NAME, TEMPLATE, AccessLog
 from .attribution import tenant_of
@@ -170,7 +172,7 @@ class Application:
         if route.part == "links" and self._links is not None:
             return await self._links.answer(request)
         if self._forward is None:
-            raise OvernightError(f"{route.template} is not served by this process")
+            raise UnknownPath(f"{route.template} is not served by this process; send model calls to the gateway")
         return await self._forwarded(self._forward, scope, receive, send)
 
     async def _forwarded(
@@ -269,12 +271,13 @@ def application(
     requests_per_key: int = ConnectionLimits().per_key,
     public_url: str = "",
     outgoing: AddressPolicy | None = None,
+    tool_policy: Callable[[], ToolPolicy | None] = lambda: None,
     access_log: AccessLog | None = None,
     api_socket: str | None = None,
 ) -> Application:
     """The application to serve with `Server`; the gateway must be started. `hosts`: accepted host names; None accepts any and
     always requires keys. `auth` is OVERNIGHT_AUTH: auto, required or off. `public_url` is where clients reach it, for links.
-    `outgoing` are the hosts that addresses of tenants may reach.
+    `outgoing` are the hosts that addresses of tenants may reach. `tool_policy` returns the present contracts and rules of tools.
     `api_socket`: the unix socket of the process that serves `/api/v1`; without one, this process does."""
     memory = BodyMemory(lambda: gateway.routing.limits.max_body_bytes)
     services = RestServices(
@@ -286,6 +289,7 @@ def application(
         memory=memory,
         public_url=public_url,
         outgoing=outgoing or AddressPolicy(),
+        tool_policy=tool_policy,
     )
     return Application(
         ledger,

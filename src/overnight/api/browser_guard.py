@@ -19,7 +19,7 @@ _COMPARED = frozenset({b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode",
 _OTHERS = (b"cross-site", b"same-site")
 _BROWSERS = frozenset({b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"})
 _JSON = re.compile(rb"application/(?:json|[a-z0-9!#$&^_.+-]+\+json)\s*(?:;.*)?", re.IGNORECASE | re.DOTALL)
-_USUAL = b"application/json"
+_DEFAULT_CONTENT_TYPE = b"application/json"
 _FORM = b"application/x-www-form-urlencoded"
 
 
@@ -88,7 +88,7 @@ def check_content_type(method: str, headers: Headers) -> None:
             from_browser = True
     for kind in kinds:
         if (
-            kind != _USUAL
+            kind != _DEFAULT_CONTENT_TYPE
             and not _JSON.fullmatch(kind)
             and (from_browser or kind.partition(b";")[0].strip().lower() != _FORM)
         ):

@@ -7,10 +7,11 @@ import asyncio
 from overnight.brain import Brain
 from overnight.budgets import Policy
 from overnight.domain import Attribution
-from overnight.gateway import JobAncestry, start_job, store_patience_s
+from overnight.gateway import JobAncestry, start_job, store_timeout_s
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import policy_of
 
 from .body_memory import BodyMemory
 from .rest_services import RestServices
@@ -23,7 +24,7 @@ class RestProcess:
         self._ledger, self._keyring, self._brain = ledger, keyring, brain
         self._policy = Policy(brain.routing.budgets, brain.routing.rate_limits)
         self._jobs = JobAncestry(ledger, brain.version)
-        self._keyring.read_timeout_s = store_patience_s(brain.routing.time_limits)
+        self._keyring.read_timeout_s = store_timeout_s(brain.routing.time_limits)
 
     def services(self, public_url: str, outgoing: AddressPolicy) -> RestServices:
         return RestServices(
@@ -34,6 +35,7 @@ class RestProcess:
             providers=lambda: [each.name for each in self._brain.routing.providers],
             memory=BodyMemory(lambda: self._brain.routing.limits.max_body_bytes),
             public_url=public_url,
+            tool_policy=lambda: policy_of(self._brain.tools),
             outgoing=outgoing,
         )
 
@@ -41,12 +43,12 @@ class RestProcess:
         """Change to another version of the brain."""
         self._brain, self._jobs.brain_version = brain, brain.version
         self._policy.update(brain.routing.budgets, brain.routing.rate_limits)
-        self._keyring.read_timeout_s = store_patience_s(brain.routing.time_limits)
+        self._keyring.read_timeout_s = store_timeout_s(brain.routing.time_limits)
 
     async def close(self) -> None:
         """Note the last uses of keys. Raises StoreUnavailable."""
         await self._keyring.close()
 
     async def _start_job(self, who: Attribution) -> tuple[str, bool]:
-        until = asyncio.get_running_loop().time() + store_patience_s(self._brain.routing.time_limits)
+        until = asyncio.get_running_loop().time() + store_timeout_s(self._brain.routing.time_limits)
         return await start_job(self._jobs, self._ledger.store, who, until)

@@ -11,6 +11,7 @@ from overnight.domain import Attribution
 from overnight.keys import Keyring
 from overnight.ledger import Ledger
 from overnight.outgoing import AddressPolicy
+from overnight.tools import ToolPolicy
 
 from .body_memory import BodyMemory
 
@@ -23,7 +24,8 @@ class RestServices(msgspec.Struct, frozen=True):
 
     `start_job` starts a named external job, unless it exists; it returns its id, and whether it is new. `policy` and `providers`
     return the present budgets and the names of the present providers. `public_url` is where clients reach the API, without a
-    slash at its end; "" if that is not known. `outgoing` are the hosts that addresses of tenants may reach.
+    slash at its end; "" if that is not known. `tool_policy` returns the present contracts and rules of tools. `outgoing` are the
+    hosts that addresses of tenants may reach.
     """
 
     ledger: Ledger
@@ -33,4 +35,5 @@ class RestServices(msgspec.Struct, frozen=True):
     providers: Callable[[], Sequence[str]]
     memory: BodyMemory
     public_url: str = ""
+    tool_policy: Callable[[], ToolPolicy | None] = lambda: None
     outgoing: AddressPolicy = AddressPolicy()

@@ -216,4 +216,6 @@ def unknown_path(path: str) -> UnknownPath:
         return UnknownPath(f"path {ascii(path[:200])[1:-1]}: {hint}")
     section = "/api/" if path.startswith("/api") else "/v1/" if path.startswith("/v1") else "/"
     known = [template for template in _EXACT if template.startswith(section)]
+    if section == "/v1/":  # the paths of formats whose last name holds the model and the method
+        known += [each.replace("{model}", "{model}:{method}") for _, paths in ADDRESSED for each in paths.templates]
     return UnknownPath(f"path {ascii(path[:200])[1:-1]}; available: {', '.join(known)}; /openapi.json describes all")

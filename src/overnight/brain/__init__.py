@@ -20,7 +20,6 @@ from overnight.brain.prompts import Prompt, read_prompt, read_prompts
 from overnight.brain.routing import Routing, UnknownModel
 from overnight.brain.rules import Route, RouteVariant, When
 from overnight.brain.starter import write_starter
-from overnight.brain.tool_policy import Explanation, RuleOutcome, ToolPolicy
 from overnight.domain.policies import (
     AgentCache,
     Alarms,
@@ -53,7 +52,6 @@ __all__ = [
     "ClassRetries",
     "Complexity",
     "Degraded",
-    "Explanation",
     "Guards",
     "Limits",
     "Price",
@@ -66,9 +64,7 @@ __all__ = [
     "RouteDecision",
     "RouteVariant",
     "Routing",
-    "RuleOutcome",
     "SemanticCache",
-    "ToolPolicy",
     "UnknownModel",
     "When",
     "check_brain",

@@ -15,7 +15,6 @@ from overnight.brain.prompts import Prompt, read_prompt
 from overnight.brain.routing import Routing
 from overnight.brain.routing_file import PriceSources, built_in_routing, read_routing
 from overnight.brain.tool_definitions import POLICIES, TOOLS, read_tool_definitions
-from overnight.brain.tool_policy import ToolPolicy
 from overnight.domain.tools import ToolDefinitions
 
 MAX_FILE_BYTES = 1 << 20
@@ -41,7 +40,7 @@ class Brain(msgspec.Struct, frozen=True):
 
     `version` is the SHA-256 (hex) of all paths and bytes. `files` contains these bytes, so that a store can keep each
     version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading.
-    `tool_policy` has the contracts of tools/ and the rules of policies/.
+    `tools` are the contracts of tools/ and the rules of policies/.
     """
 
     version: str
@@ -49,7 +48,7 @@ class Brain(msgspec.Struct, frozen=True):
     prompts: Mapping[str, Prompt]
     files: Mapping[str, bytes]
     warnings: tuple[Problem, ...] = ()
-    tool_policy: ToolPolicy = ToolPolicy()
+    tools: ToolDefinitions = ToolDefinitions()
 
     @property
     def prompts_version(self) -> str:
@@ -143,7 +142,7 @@ def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Br
     errors = sum(problem.severity == "error" for problem in ordered)
     if errors or routing is None:
         raise BrainError(f"{what} cannot be loaded, errors: {errors}", ordered)
-    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), ToolPolicy(tools))
+    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), tools)
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:

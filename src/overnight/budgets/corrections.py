@@ -18,7 +18,7 @@ SOURCES = (OPERATOR, INVOICE)
 MAX_LISTED = 1000
 
 
-class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
+class CostEstimate(msgspec.Struct, frozen=True, omit_defaults=True):
     """The attribution of a call, stored with its reservation for later events."""
 
     model: str
@@ -44,12 +44,12 @@ class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
-decode_estimate = msgspec.json.Decoder(Estimate).decode
+decode_estimate = msgspec.json.Decoder(CostEstimate).decode
 
 
 def estimate_of(called: Event) -> str:
     """The attribution of a `model_called` event, as JSON."""
-    estimate = Estimate(
+    estimate = CostEstimate(
         model=called.model or "",
         provider=called.provider or "",
         route=called.route or "",

@@ -16,8 +16,8 @@ from overnight.notifications import (
     Delivered,
     DeliveryFilter,
     NewAddress,
-    OutcomeUnknown,
     SecretRotation,
+    outcome_name,
     public_address,
     public_delivery,
 )
@@ -231,7 +231,7 @@ def remove(address: AddressName, tenant: Tenant = None, by: By = None, json: Jso
 
 
 @program.command("test")
-def send_sample(address: AddressName, tenant: Tenant = None, json: Json = False) -> None:
+def send_sample(address: AddressName, tenant: Tenant = None, by: By = None, json: Json = False) -> None:
     """Send a sample to an address, once, from this process. Exit code 1 unless it was delivered.
 
     \b
@@ -240,10 +240,8 @@ def send_sample(address: AddressName, tenant: Tenant = None, json: Json = False)
     """
 
     async def work(addresses: Addresses, settings: Settings) -> tuple[str, str | None]:
-        outcome = await addresses.test(address, tenant_of(tenant, settings))
-        if isinstance(outcome, Delivered):
-            return "delivered", None
-        return ("unknown" if isinstance(outcome, OutcomeUnknown) else "not_delivered"), outcome.why
+        outcome = await addresses.test(address, tenant_of(tenant, settings), operator(by))
+        return outcome_name(outcome), None if isinstance(outcome, Delivered) else outcome.why
 
     state, why = _with_addresses(work)
     if json:

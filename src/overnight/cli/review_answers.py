@@ -8,9 +8,10 @@ import typer
 
 from overnight.jobs import Decision, Operations
 from overnight.ledger import JobRow
-from overnight.process_environment import open_ledger
+from overnight.process_environment import load_settings_brain, open_ledger
 from overnight.reviews import VERBS, Amounts, ReviewRow, public_review
 from overnight.settings import Settings
+from overnight.tools import policy_of
 
 from .actor import operator
 from .amounts import dollars
@@ -215,7 +216,8 @@ def _decide(name: str, decision: Decision, tenant: str | None, by: str | None, j
                 f"{review.review_id} is of kind {review.kind}, not about the outcome of an effect: omit --done, --not-done"
             )
         given = msgspec.structs.replace(decision, by=operator(by), tenant_id=review.tenant_id)
-        decided = await Operations(ledger.store).decide(review.review_id, given)
+        operations = Operations(ledger.store, lambda: policy_of(load_settings_brain(settings).tools))
+        decided = await operations.decide(review.review_id, given)
         return decided, _what_follows(await ledger.job(review.job_id), settings)
 
     with ledger.store:

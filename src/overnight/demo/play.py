@@ -9,6 +9,8 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,20 @@ from overnight.files import copy_file, make_folder
 from overnight.jobs import Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.process_environment import load_settings_brain, take_secrets
+from overnight.reports import Receipt, load_receipt, public_receipt
+from overnight.reviews import list_reviews
 from overnight.roles import child_command, child_environment
 from overnight.settings import Settings
 from overnight.store import Store, open_store
+from overnight.story import ReceiptLine, receipt_head, receipt_lines
 from overnight.supervisor import Child, ProcessTree
 from overnight.testing import ScriptedProvider, start_scripted_provider
 
 from .corpus import demo_expected, make_demo_maildir
 from .counting import count_calls, count_mailbox
 from .maildir import create_maildir, read_maildir
+from .payments import refunds_in
+from .person import answer_reviews
 from .progress import Progress
 from .triage import Desk, triage
 
@@ -46,7 +53,7 @@ class Stage:
         self.settings, self.folder, self.live, self.progress = settings, folder, live, progress
         self.environment = child_environment(settings) | secrets
         self.random = random.Random(seed)  # noqa: S311 it chooses when to kill, nothing secret
-        self.inbox, self.received = folder / "inbox", folder / "received"
+        self.inbox, self.received, self.payments = folder / "inbox", folder / "received", folder / "payments.jsonl"
         self.crashes = 0
         self.tree = ProcessTree(lambda _: None)
         self.provider: ScriptedProvider | None = None
@@ -74,7 +81,7 @@ class Stage:
         worker = [*child_command("worker"), *offline]
         stack.push_async_callback(self.tree.stop)
         await self.tree.start(Child("worker", worker, died, environment=self.environment))
-        return Desk(str(self.inbox), place["host"], place["port"], str(self.received))
+        return Desk(str(self.inbox), place["host"], place["port"], str(self.received), str(self.payments))
 
     def kill_worker(self, why: str) -> None:
         pid = self.tree.pid("worker")
@@ -111,8 +118,11 @@ class Stage:
             for event in await ledger.events(job_id, after):
                 after = event.seq
                 self.progress.add_event(event)
-            if job.state in FINISHED or (job.state == "parked" and job.wake_at is None):
-                return job
+            stuck = (
+                job.state == "parked" and job.wake_at is None and not await list_reviews(ledger.store, job_id=job_id)
+            )
+            if job.state in FINISHED or stuck:
+                return await ledger.job(job_id)
             if time.monotonic() > until:
                 raise BadInput(f"the demo did not finish in {GIVE_UP_S:.0f} s; see `overnight explain {job_id}`")
             await asyncio.sleep(0.1)
@@ -146,7 +156,7 @@ def _lay_out(stage: Stage, maildir: Path | None) -> int:
     return count
 
 
-async def _show(stage: Stage, maildir: Path | None) -> dict[str, Any]:
+async def _show(stage: Stage, maildir: Path | None) -> tuple[dict[str, Any], Receipt]:
     mails = _lay_out(stage, maildir)
     stage.progress.begin(mails, stage.live)
     store = open_store(stage.settings.database_url)
@@ -157,14 +167,17 @@ async def _show(stage: Stage, maildir: Path | None) -> dict[str, Any]:
         ledger = Ledger(store)
         killers = [asyncio.create_task(stage.kill_at_worst_moment())]
         killers.append(asyncio.create_task(stage.kill_at_random(ledger, job.job_id)))
+        person = asyncio.create_task(answer_reviews(store, job.job_id, stage.payments, stage.progress.say))
         try:
             job = await stage.watch(ledger, job.job_id)
         finally:
-            for killer in killers:
-                killer.cancel()
+            for task in (*killers, person):
+                task.cancel()
         if job.state != "succeeded":
             raise BadInput(f"the job is {job.state}, not succeeded; see `overnight explain {job.job_id}`")
-        return await _count(stage, ledger, job, maildir is None)
+        receipt = await load_receipt(ledger, job)
+        answers = Counter(review.answer for review in receipt.reviews if review.answer is not None)
+        return await _count(stage, ledger, job, maildir is None) | {"approvals": dict(answers)}, receipt
 
 
 async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) -> dict[str, Any]:
@@ -177,6 +190,7 @@ async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) ->
     events = await ledger.events(job.job_id)
     calls = count_calls(await stage.provider.calls() if stage.provider is not None else None, events)
     usage = await ledger.usage(job.job_id)
+    refunds = refunds_in(stage.payments)
     cost, bound = sum(each[-2] for each in usage), sum(each[-1] for each in usage)
     return {
         "job_id": job.job_id,
@@ -192,6 +206,8 @@ async def _count(stage: Stage, ledger: Ledger, job: JobRow, own_corpus: bool) ->
         "cost_usd": cost / 1_000_000,
         "bound_usd": bound / 1_000_000,
         "unexpected": mailbox.unexpected,
+        "refunds": len(refunds),
+        "refund_duplicates": len(refunds) - len({refund["order"] for refund in refunds}),
         "duration_s": round(((job.finished_at or job.created_at) - job.created_at) / 1e6, 2),
     }
 
@@ -223,13 +239,17 @@ def play(
     # The mail server and the provider need no key; only the worker receives keys.
     secrets = take_secrets(load_settings_brain(chosen))
     stage = Stage(chosen, secrets, folder, live, seed, progress)
-    facts = asyncio.run(_show(stage, maildir))  # plain asyncio: see `roles.up`
+    facts, receipt = asyncio.run(_show(stage, maildir))  # plain asyncio: see `roles.up`
     progress.end()
     if json_output:
-        print(json.dumps(facts))
+        shown = public_receipt(receipt, with_content=False)
+        parts = ("counts", "found_by", "settled", "none", "unexecuted", "claims")
+        print(json.dumps(facts | {"receipt": {name: shown[name] for name in parts}}))
     else:
         _report(facts, stage, seed)
-    return 0 if facts["duplicates"] == 0 and facts["missing"] == 0 else 1
+        _print_receipt(receipt, receipt_lines(receipt, time.time_ns() // 1_000))
+    wrong = facts["duplicates"] + facts["missing"] + facts["refund_duplicates"]
+    return 0 if wrong == 0 and receipt.settled else 1
 
 
 def _command() -> str:
@@ -238,6 +258,18 @@ def _command() -> str:
         return "overnight"
     beside = Path(sys.executable).with_name("overnight")
     return os.path.relpath(beside) if beside.exists() else f"{sys.executable} -m overnight"
+
+
+def _print_receipt(receipt: Receipt, lines: Iterable[ReceiptLine]) -> None:
+    """The receipt without the replies that were simply sent."""
+    print(f"\n{receipt_head(receipt)}")
+    plain = 0
+    for line in lines:
+        if line.text.startswith("send_reply") and line.text.endswith("executed"):
+            plain += 1
+        else:
+            print(f"{line.mark} {line.text}")
+    print(f"· {plain} more replies, all executed: {_command()} receipt {receipt.job_id}")
 
 
 def _report(facts: dict[str, Any], stage: Stage, seed: int) -> None:
@@ -253,11 +285,14 @@ def _report(facts: dict[str, Any], stage: Stage, seed: int) -> None:
         f"model calls       {facts['model_calls_paid']} paid, counted {counted}; {facts['model_calls_lost']} repeated after"
         f" a kill during the call; {facts['model_calls_replayed']} responses replayed at no cost",
         f"fallbacks         {facts['fallbacks']}",
+        f"refunds           {facts['refunds']}      counted at the payment provider; {facts['refund_duplicates']} duplicates",
         f"cost              {cost}     known{'' if stage.live else '; by list prices, nothing was paid'}",
         f"unknown cost      {bound}     at most, in addition: upper bounds of the calls lost in the crashes",
         "",
         "SMTP has no status query. After a crash, the status check therefore searches the receiving mailbox, in place of the",
         "API of a mail provider.",
+        "The payment provider has none either, and lost one answer: a person looks, and decides. That person is scripted here;",
+        f"without the script, the job would wait in `{_command()} reviews`.",
         "",
         f"What happened?    {_command()} explain {facts['job_id']}",
     ]

@@ -1,11 +1,12 @@
 """The demo's job: read a mailbox, classify each mail with a cheap model, draft replies with a strong one, send and file them.
 
 This is ordinary job code that survives `kill -9`. After a crash, recorded results of steps and model calls are replayed.
-`send_reply` is an effect, so no customer receives two replies.
+`send_reply` and `refund` are effects, so no customer receives two replies or two refunds.
 """
 
 import asyncio
 import hashlib
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -15,20 +16,24 @@ import overnight
 
 from .incoming import IncomingMail
 from .maildir import file_into, find_by_message_id, read_maildir
+from .payments import pay_back
 from .reply import SHOP_ADDRESS, compose_reply, unanswerable
 from .smtp_send import NotSent, SendDeferred, SendRefused, send_mail
 
 LANES = 4
+APPROVED_FROM_GBP = 100.0
+ORDER = re.compile(r"TT-\d{4,8}")
 MAX_TEXT = 6_000
 
 
 class Desk(msgspec.Struct, frozen=True):
-    """The inbox, the mail server, and the mailbox for the status check."""
+    """The inbox, the mail server, the mailbox for the status check, and the file of the payment provider."""
 
     maildir: str
     smtp_host: str
     smtp_port: int
     received: str
+    payments: str
     limit: int = 500
 
 
@@ -38,6 +43,8 @@ class Verdict(msgspec.Struct, frozen=True):
     category: str = "other"
     answer: bool = False
     reason: str = ""
+    order: str = ""
+    refund_gbp: float = 0.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -91,6 +98,23 @@ def find_reply(desk: Desk, mail: IncomingMail, idempotency_key: str, **_: object
     return overnight.Done(message_id, f"found as {found}") if found else overnight.NOT_DONE
 
 
+@overnight.effect(timeout_s=30)
+def refund(desk: Desk, order: str, gbp: float, idempotency_key: str) -> overnight.Done:
+    """Pay back one payment. The provider has no status query, so a person decides about an unknown outcome."""
+    refund_id = pay_back(Path(desk.payments), order, gbp, idempotency_key)
+    return overnight.Done(refund_id, refund_id)
+
+
+async def pay_twofold_payment_back(desk: Desk, verdict: Verdict) -> str:
+    """Refund an order that was paid twice; a large one only with a person's approval. Returns what was done."""
+    if verdict.refund_gbp > APPROVED_FROM_GBP:
+        question = f"Refund order {verdict.order} with £{verdict.refund_gbp:.2f}?"
+        if not (await overnight.approval(question, order=verdict.order, gbp=verdict.refund_gbp)).approved:
+            return f"the refund of order {verdict.order} was not approved"
+    await refund(desk, verdict.order, verdict.refund_gbp)
+    return f"refunded order {verdict.order}"
+
+
 def prompt_of(mail: IncomingMail) -> str:
     return f"Mail-Key: {mail.key}\nFrom: {mail.sender}\nSubject: {mail.subject}\n\n{mail.text}"
 
@@ -114,9 +138,12 @@ async def draft(prompts: dict[str, str], mail: IncomingMail, verdict: Verdict) -
 
 
 async def handle(desk: Desk, prompts: dict[str, str], mail: IncomingMail) -> Outcome:
+    overnight.about(mail.key)
     verdict = await classify(prompts, mail)
     forbidden = unanswerable(mail)
     answered, why = False, forbidden or verdict.reason
+    if verdict.refund_gbp > 0 and ORDER.fullmatch(verdict.order) and not forbidden:
+        why = await pay_twofold_payment_back(desk, verdict)
     if verdict.answer and not forbidden:
         body = await draft(prompts, mail, verdict)
         if body.strip():

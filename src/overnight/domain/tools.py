@@ -193,6 +193,14 @@ class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True):
     instructions: str | None = None
     notify: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash((tuple(self.contracts), len(self.rules), self.default))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether they say nothing about any call."""
+        return not self.rules and not self.contracts and self.default == ALLOW
+
     def contract(self, tool: str, version: int | None = None) -> ToolContract | None:
         """The contract of a tool: this version, or the highest."""
         versions = self.contracts.get(tool)

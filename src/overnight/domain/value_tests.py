@@ -72,7 +72,9 @@ def _unsure(value: Any, wanted: str) -> tuple[Outcome, str]:
 
 def is_number(value: Any) -> bool:
     """Whether the value is a finite number. Booleans are not numbers."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_found(pattern: str, text: str) -> bool:

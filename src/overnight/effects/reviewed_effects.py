@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from overnight.ledger import JOB, JobRow
+from overnight.ledger import JOB, JobRow, lifecycle
 from overnight.reviews import (
     REVIEW,
     ReviewRow,
@@ -59,6 +59,7 @@ class ExpireReview(msgspec.Struct, frozen=True):
         job, row = unit.get(JOB, self.job_id), unit.get(REVIEW, self.review_id)
         if job is None or row is None or not expire_review(unit, job, row):
             return False
+        lifecycle.mark_wait(unit, job, row.review_id, row.expires_at)
         effect = waiting_effect(unit, row)
         if effect is not None and effect.state == "waiting":
             expire(unit, job, effect)

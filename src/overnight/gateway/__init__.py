@@ -25,7 +25,7 @@ from .admission.key_permissions import permitted_decision
 from .brain_reloads import BrainReloads
 from .cache import CacheUsage, cache_usage
 from .call.stream_buffer import BroadcastBuffer
-from .call_deadlines import store_patience_s
+from .call_deadlines import store_timeout_s
 from .call_facts import routing_facts
 from .effects import ClaimAnswer, EffectRefused, EffectRequest, HttpEffects, Report, ReportAnswer
 from .error_responses import (
@@ -103,6 +103,6 @@ __all__ = [
     "recorded_calls",
     "routing_facts",
     "start_job",
-    "store_patience_s",
+    "store_timeout_s",
     "with_metadata",
 ]

@@ -24,7 +24,7 @@ JOB_QUEUE_S = 3600.0
 """Queue time of job code. It is long, since no client holds a connection open for it."""
 
 
-def store_patience_s(limits: TimeLimits) -> float:
+def store_timeout_s(limits: TimeLimits) -> float:
     """The maximum wait for the store, in seconds, of a request whose route is not known yet."""
     return max(limits.queue_ms / 1000, MIN_STORE_S)
 

@@ -44,7 +44,7 @@ from .call.result import CallResult, DegradedAnswer
 from .call.services import CallServices
 from .call.streaming import StreamedCall
 from .call_context import CallContext, new_context
-from .call_deadlines import store_patience_s
+from .call_deadlines import store_timeout_s
 from .call_facts import routing_facts
 from .effects import HttpEffects
 from .error_responses import (
@@ -100,7 +100,7 @@ class Gateway:
         self.brain_version = brain_version
         self.owner = owner or f"gateway-{os.getpid()}-{os.urandom(3).hex()}"
         self.keys = keys or Keyring(store)
-        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
+        self.keys.read_timeout_s = store_timeout_s(self.routing.time_limits)
         self._offline = (offline_base_url, offline_was_asked_for)
         self.targets, self._retired = self._new_targets(environment), list[Targets]()
         self.ledger = Ledger(store)
@@ -117,7 +117,7 @@ class Gateway:
         self.caches = Caches(store, self.ledger)
         self.prompts = PromptsVersions(store, brain_version)
         self._prompts_version = prompts_version or brain_version or ""
-        self.effects = HttpEffects(store, self.jobs, self.policy, lambda: store_patience_s(self.routing.time_limits))
+        self.effects = HttpEffects(store, self.jobs, self.policy, lambda: store_timeout_s(self.routing.time_limits))
         self._services: CallServices | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -135,7 +135,7 @@ class Gateway:
         self._retired.append(self.targets)
         self.routing, self.prices, self.brain_version = routing, prices, brain.version
         self.jobs.brain_version = self.prompts.present = brain.version
-        self.keys.read_timeout_s = store_patience_s(self.routing.time_limits)
+        self.keys.read_timeout_s = store_timeout_s(self.routing.time_limits)
         self.targets = self._new_targets(environment)
         self._services = updated_services(self.services, self.circuits, routing, self.targets, brain.prompts_version)
         self.queue.notify()  # a raised limit may have room
@@ -287,7 +287,11 @@ class Gateway:
         context, headers = pipeline.context, call_headers(pipeline)
         if not context.request.stream:
             return HttpResponse(200, [JSON, *headers], body)
-        chunks = context.client.stream_events(body, 0.0 if context.request.wants_usage else None)
+        try:  # all chunks before the status: a malformed answer is an error, not a stream that is cut
+            chunks = list(context.client.stream_events(body, 0.0 if context.request.wants_usage else None))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            text = f"the recorded answer of call {recorded.facts.call_id} is malformed; request it without stream"
+            raise OvernightError(text) from None
         return HttpResponse(200, [*_STREAM, *headers], pieces=_each(chunks))
 
     async def _streamed(self, context: CallContext) -> HttpResponse:
@@ -331,7 +335,7 @@ class Gateway:
                 buffer.end()
 
     def _store_deadline(self) -> float:
-        return self.services.loop.time() + store_patience_s(self.routing.time_limits)
+        return self.services.loop.time() + store_timeout_s(self.routing.time_limits)
 
     def count_tokens(self, form: Codec, body: bytes) -> int:
         """Estimate the input tokens of a request, without a provider. Raises BodyTooLarge, InvalidBody."""

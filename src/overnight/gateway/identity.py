@@ -12,7 +12,7 @@ from overnight.domain import Attribution, BadInput, check_identifier, parse_whol
 from overnight.ledger import JobRow
 
 
-class Place(msgspec.Struct, frozen=True):
+class BoundaryPosition(msgspec.Struct, frozen=True):
     """The position of a call in job code, and the lease epoch of the worker."""
 
     path: str
@@ -52,7 +52,7 @@ class Subject(msgspec.Struct, frozen=True):
     unattributed: bool = False
     brain_version: str | None = None
     attempt: int = 1
-    place: Place | None = None
+    place: BoundaryPosition | None = None
     fingerprint: str | None = None
     is_auxiliary: bool = False
     lineage: Mapping[str, BudgetJob] = {}

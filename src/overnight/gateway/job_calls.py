@@ -16,7 +16,7 @@ from .call.result import is_late
 from .call_context import new_context
 from .call_facts import routing_facts
 from .gateway import Gateway
-from .identity import Place, Subject
+from .identity import BoundaryPosition, Subject
 
 _encode = msgspec.json.Encoder().encode
 
@@ -85,7 +85,7 @@ class JobCalls:
             # Replay compares this label. Without a task or a model it is "default".
             label=request.task or (asked.model if asked.model != "auto" else "default"),
             attempt=job.attempt,
-            place=Place(request.path, request.ordinal, request.fingerprint, job.lease_epoch),
+            place=BoundaryPosition(request.path, request.ordinal, request.fingerprint, job.lease_epoch),
             lineage=gateway.jobs.lineage,
             prompts_version=await gateway.prompts.version_in(job.brain_version),
             prompts=tuple((name, job.brain_version or "") for name in request.prompts),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from overnight.domain import Attribution
+
 from .admission.admission_outcomes import CacheHit, Replayed
 from .attempt import Attempt
 from .call.pipeline import CallPipeline
@@ -11,6 +13,7 @@ from .call.result import Answered, DegradedAnswer, Failed
 from .error_responses import JSON, Headers, HttpResponse, call_failure_response
 
 MAX_HEADER = 1000
+DEFAULT_TENANT = Attribution().tenant_id
 _LIMITS = (b"x-ratelimit", b"anthropic-ratelimit-", b"ratelimit")
 _MAX_LIMITS = 40
 _PLAIN = bytes(each if 32 <= each != 127 else ord("?") for each in range(256))
@@ -42,6 +45,8 @@ def call_headers(pipeline: CallPipeline, *, streams: bool = False) -> Headers:
     limits: Headers = []
     if attempt is not None and not isinstance(result, Replayed | CacheHit | DegradedAnswer):
         request_id, limits = _provider_headers(attempt)
+        if _account_is_shared(attempt, context.subject.who.tenant_id):
+            limits = []
     headers: Headers = [
         (b"x-job-id", context.subject.job_id.encode()),
         (b"x-overnight-call-id", call_id.encode()),
@@ -77,6 +82,13 @@ def _provider_headers(attempt: Attempt) -> tuple[bytes | None, Headers]:
     ]
     request_id = told.get(b"x-request-id") or told.get(b"request-id")
     return request_id and cleaned(request_id)[:MAX_HEADER], found[:_MAX_LIMITS]
+
+
+def _account_is_shared(attempt: Attempt, tenant_id: str) -> bool:
+    """Whether the provider's rate limits count the calls of other tenants: the operator's account serves all tenants
+    without a provider key of their own. Only the default tenant, the operator's, may read its limits."""
+    target = attempt.target
+    return tenant_id != DEFAULT_TENANT and target.account == target.provider
 
 
 def _origin_headers(pipeline: CallPipeline, model: str) -> Headers:

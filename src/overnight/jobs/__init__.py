@@ -27,9 +27,11 @@ from .effect_decorator import (
 from .effect_records import CANNOT_TELL, NOT_DONE, Done
 from .effect_status import StatusReport, Unverifiable, check_status
 from .encoding import fingerprint
-from .external_job import ExternalJob, JobParked, check_identifiers
+from .external_job import ExternalJob, check_identifiers, remote_attempt
+from .job_parked import JobParked
 from .operations import Operations
 from .prompts import prompt
+from .remote_job import RemoteJob, gateway_root
 from .services import ModelRequest, NoModel
 from .steps_and_timers import (
     Retry,
@@ -64,6 +66,7 @@ __all__ = [
     "NoModel",
     "NotDone",
     "Operations",
+    "RemoteJob",
     "Retry",
     "StatusReport",
     "StepFailed",
@@ -78,11 +81,13 @@ __all__ = [
     "check_status",
     "effect",
     "fingerprint",
+    "gateway_root",
     "job",
     "load_job",
     "now",
     "prompt",
     "random",
+    "remote_attempt",
     "sleep",
     "step",
     "timeout",

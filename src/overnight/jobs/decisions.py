@@ -1,6 +1,6 @@
 """Decisions of people on reviews: each closes its review, writes its consequences and wakes its job, in one transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from overnight.budgets import Limit, TopUp
 from overnight.domain import FINISHED, BadInput, Conflict, Forbidden, NotFound
 from overnight.domain.globs import Names
 from overnight.domain.json_text import encode_json
+from overnight.domain.scopes import ROLES
 from overnight.keys import Requester, VirtualKey, check_decision
 from overnight.ledger import JOB, JobRow, Ledger, lifecycle, locked_job
 from overnight.reviews import (
@@ -160,6 +161,7 @@ class Renew(msgspec.Struct):
             if row.effect_key is not None and (effect is None or effect.state not in {"waiting", "expired"}):
                 raise Conflict(f"{row.review_id} cannot be renewed: its effect does not wait for it any more")
         renew_review(unit, job, row, self.by, self.extend_us)
+        lifecycle.mark_wait(unit, job, row.review_id, None)
         if effect is not None and effect.state == "expired":
             effects.renew(unit, effect)
         return msgspec.structs.replace(row)
@@ -175,10 +177,19 @@ async def check_decider(ledger: Ledger, review: ReviewRow, by: str, key: Virtual
         for creator in await _creators(ledger, review) or [None]:
             check_decision(key, Requester(creator, review.key_id))
     deciders: list[str] = msgspec.json.decode(review.deciders) if review.deciders else []
-    if deciders and not Names(tuple(deciders)).matches(key.name if key is not None else by):
+    if not is_named(deciders, by, key):
         who = f"the key {key.name}" if key is not None else f"{by!r}"
         named = ", ".join(deciders)
         raise Forbidden(f"{review.review_id} is decided by {named}, as its rule says; {who} is none of them")
+
+
+def is_named(deciders: Sequence[str], by: str, key: VirtualKey | None) -> bool:
+    """Whether a rule permits the caller: by the name of the key, a role whose scopes it has, or without a key the person's name.
+    A rule without names permits anyone."""
+    if not deciders or Names(tuple(deciders)).matches(key.name if key is not None else by):
+        return True
+    roles = [ROLES[name] for name in deciders if name in ROLES]
+    return key is not None and any(key.scopes.issuperset(scopes) for scopes in roles)
 
 
 async def _creators(ledger: Ledger, review: ReviewRow) -> list[str]:

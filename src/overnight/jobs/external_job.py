@@ -8,10 +8,11 @@ replays recorded model calls, and committed effects are replayed instead of exec
 effects match on (tool, arguments, occurrence).
 """
 
+import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
@@ -32,25 +33,15 @@ from .effect_execution import EffectCall
 from .effect_records import EffectAction, EffectCommand, EffectHolder, EffectOutcome, EffectWait, Tool
 from .encoding import fingerprint
 from .execution import NotInJob
+from .job_parked import JobParked
 from .lease import AttemptCheck
+from .remote_job import RemoteJob
 from .tool_call_limits import ToolLimits
 from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
 
-_attached: ContextVar["ExternalJob | None"] = ContextVar("overnight_external_job", default=None)
-_latest: list["ExternalJob"] = []
-
-
-class JobParked(BaseException):
-    """The job waits for a decision, or for room in a budget. The program should end, and be restarted afterwards.
-
-    It is no Exception, so that an agent framework does not pass it to the model as a tool error.
-    """
-
-    def __init__(self, message: str, review_id: str, wait: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.review_id = review_id
-        self.wait = wait or {"for": "quarantine", "review_id": review_id}
+_attached: ContextVar["ExternalJob | RemoteJob | None"] = ContextVar("overnight_external_job", default=None)
+_latest: list["ExternalJob | RemoteJob"] = []
 
 
 class ExternalJob:
@@ -141,7 +132,25 @@ class ExternalJob:
             return self._seen[tool, digest] - 1
 
 
-def attached_job() -> ExternalJob | None:
+@contextlib.contextmanager
+def remote_attempt(job: RemoteJob) -> Generator[RemoteJob]:
+    """Run the block as the next attempt of an external job, through its gateway."""
+    job.begin()
+    token = _attached.set(job)
+    _latest.append(job)
+    try:
+        yield job
+    except BaseException as raised:
+        job.end(raised)
+        raise
+    else:
+        job.end(None)
+    finally:
+        _attached.reset(token)
+        _latest.remove(job)
+
+
+def attached_job() -> ExternalJob | RemoteJob | None:
     """The attached job of this context, or of this process if a framework's threads have lost the context."""
     return _attached.get() or (_latest[-1] if _latest else None)
 
@@ -151,6 +160,8 @@ async def external_effect(tool: Tool, named: dict[str, Any]) -> EffectOutcome:
     attached = attached_job()
     if attached is None:
         raise NotInJob(f"effect {tool.tool} requires a job: call it in a job, or inside `with overnight.attach(…)`")
+    if isinstance(attached, RemoteJob):
+        return await attached.execute(tool, named)
     digest = fingerprint(named)
     occurrence = f"{digest}:{attached.occurrence(tool.tool, digest)}"
     key = effects.effect_key(attached.tenant_id, attached.name, "", attached.job_id, tool.tool, occurrence)

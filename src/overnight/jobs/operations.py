@@ -4,16 +4,15 @@ from typing import Any
 
 from overnight.budgets import wake_topped_up
 from overnight.domain import FINISHED, BadInput, Conflict, NotFound, new_id
-from overnight.domain.json_text import decode_for_display
 from overnight.keys import VirtualKey
 from overnight.ledger import JobRow, Ledger, NewJob, is_dead
 from overnight.reviews import Decision, ReviewRow, check_answer, read_review
 from overnight.store import Store, statements
 
 from .commands import Cancel, CreateJob, ExpireLease, Resume
-from .decisions import LimitOf, Renew, check_decider, prepared
+from .decisions import LimitOf, Renew, check_decider, is_named, prepared
 from .definitions import JobFunction, input_of
-from .encoding import fingerprint
+from .edited_calls import EditedCall, FindPolicy
 from .replay.history import fold
 from .replay.retry_plan import stale_for_retry
 
@@ -24,8 +23,9 @@ ALIVE_US = 30_000_000
 class Operations:
     """Operations on jobs. Each change is one transaction with its events."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.ledger = store, Ledger(store)
+    def __init__(self, store: Store, tool_policy: FindPolicy | None = None) -> None:
+        """`tool_policy` finds the contracts and rules in force, which edited arguments must fit; None: there are none."""
+        self.store, self.ledger, self._tool_policy = store, Ledger(store), tool_policy
 
     async def create(
         self,
@@ -110,7 +110,10 @@ class Operations:
         decision = check_answer(review, decision)
         edited = None
         if decision.arguments is not None:
-            edited = fingerprint(decode_for_display(decision.arguments))
+            call = EditedCall(review, await self.ledger.job(review.job_id), decision.arguments)
+            if (policy := self._tool_policy and self._tool_policy()) is not None:
+                call.check(policy, lambda names: is_named(names, decision.by, key))
+            edited = call.sha256
         command = await prepared(self.ledger, review, decision, limit_of, edited)
         decided = await self.store.commit(command)
         if decided.cancelled:

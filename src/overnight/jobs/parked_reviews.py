@@ -8,6 +8,7 @@ import msgspec
 from overnight.ledger import JobRow
 from overnight.reviews import (
     OPEN_REVIEWS,
+    REVIEW,
     WAITS,
     ReviewRow,
     open_reviews,
@@ -32,12 +33,14 @@ def with_reviews(unit: Unit, job: JobRow, waits: Iterable[dict[str, Any]]) -> li
     A review of an earlier park about the same is kept; those about other waits are superseded.
     """
     found: list[dict[str, Any]] = []
-    present = [row for row in open_reviews(unit, job.job_id) if row.kind in WAITS]
+    pending = {row.review_id: row for row in open_reviews(unit, job.job_id)}
+    present = [row for row in pending.values() if row.kind in WAITS]
     kept: set[str] = set()
     for wait in waits:
         asked = _question(wait)
         if asked is None:
-            found.append(wait)
+            review_id = wait.get("review_id")
+            found.append(wait if review_id is None or review_id in pending else _with_expiry(unit, wait, review_id))
             continue
         kind, question, detail = asked
         row = _same(present, kind, question, detail) or request_review(unit, job, kind, question, detail, None)
@@ -45,6 +48,13 @@ def with_reviews(unit: Unit, job: JobRow, waits: Iterable[dict[str, Any]]) -> li
         found.append({**wait, "review_id": row.review_id, "review": kind})
     supersede_reviews(unit, job, "the job no longer waits for it", WAITS, kept)
     return found
+
+
+def _with_expiry(unit: Unit, wait: dict[str, Any], review_id: str) -> dict[str, Any]:
+    """The wait for a review that is not open. If nobody decided it in time, the wait says so."""
+    unit.lock([(REVIEW, review_id)])
+    row = unit.get(REVIEW, review_id)
+    return {**wait, "expired_at": row.expires_at} if row is not None and row.state == "expired" else wait
 
 
 def _question(wait: dict[str, Any]) -> tuple[str, str, dict[str, Any]] | None:

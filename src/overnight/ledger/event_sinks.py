@@ -21,9 +21,9 @@ from .rows import SQL
 
 log = logging.getLogger("overnight.ledger")
 PAGE = 500
-IDLE_S, LONGEST_IDLE_S = 0.1, 1.0
+IDLE_S, MAX_IDLE_S = 0.1, 1.0
 """Pause before a sink that has read everything looks again; it doubles while nothing comes."""
-RENEWAL_INTERVAL_S, TAKE_OVER_S, LONGEST_GAP_S = 5.0, 15.0, 5.0
+RENEWAL_INTERVAL_S, TAKE_OVER_S, MAX_GAP_S = 5.0, 15.0, 5.0
 RETRY_S = 2.0
 
 
@@ -189,7 +189,7 @@ class SinkConsumer:
         if not rows or rows[0][0] in (None, self._owner):
             return await self._store.commit(ClaimSink(self._sink.name, self._owner))
         owner, beat, host, pid = rows[0]
-        if (owner, beat) != self._seen or now - self._read_at > LONGEST_GAP_S:
+        if (owner, beat) != self._seen or now - self._read_at > MAX_GAP_S:
             self._seen, self._since = (owner, beat), now
         self._read_at = now
         if now - self._since >= TAKE_OVER_S or (host is not None and is_dead(host, pid)):
@@ -220,7 +220,7 @@ class SinkConsumer:
                 beaten = self._monotonic()
             if page.is_last:
                 await asyncio.sleep(idle)
-                idle = min(idle * 2, LONGEST_IDLE_S)
+                idle = min(idle * 2, MAX_IDLE_S)
 
     async def _release(self) -> None:
         try:

@@ -99,6 +99,18 @@ def park(unit: Unit, job: JobRow, waits: Sequence[dict[str, Any]], wake_at: int 
     append(unit, job, event)
 
 
+def mark_wait(unit: Unit, job: JobRow, review_id: str, expired_at: int | None) -> None:
+    """Note in a parked job's wait for a review that nobody decided in time, or with None that the review was renewed."""
+    waits = job.waits
+    for wait in waits:
+        if wait.get("review_id") == review_id:
+            wait.pop("expired_at", None)
+            if expired_at is not None:
+                wait["expired_at"] = expired_at
+    job.waiting = msgspec.json.encode(waits).decode()
+    unit.change(JOB, job)
+
+
 # ── queueing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -7,9 +7,9 @@ Never: decides by itself, and is known by no package that asks for a review.
 from .addresses import Addresses, DeliveryFilter, NewAddress, SecretRotation
 from .link_pages import link_page, problem_page
 from .links import LinkAnswer, LinkView, ReviewLinks
-from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown
+from .outcomes import Delivered, NotDelivered, Outcome, OutcomeUnknown, outcome_name
 from .rows import KINDS, LINKS, AddressRow, DeliveryRow, public_address, public_delivery
-from .sender import Sender
+from .sender import MessageSender
 from .service import serve_notifications
 from .sink import NotificationSink
 
@@ -23,6 +23,7 @@ __all__ = [
     "DeliveryRow",
     "LinkAnswer",
     "LinkView",
+    "MessageSender",
     "NewAddress",
     "NotDelivered",
     "NotificationSink",
@@ -30,8 +31,8 @@ __all__ = [
     "OutcomeUnknown",
     "ReviewLinks",
     "SecretRotation",
-    "Sender",
     "link_page",
+    "outcome_name",
     "problem_page",
     "public_address",
     "public_delivery",

@@ -15,10 +15,10 @@ from overnight.outgoing import AddressPolicy, TlsFiles, UrlInvalid, parse_url
 from overnight.reviews import KINDS as REVIEW_KINDS
 from overnight.store import Store, records_of
 
-from .commands import AddAddress, RemoveAddress, RotateSecret, SealAgain, seal
+from .commands import AddAddress, RecordTest, RemoveAddress, RotateSecret, SealAgain, seal
 from .deliveries import RetryDelivery
 from .messages import sample_message
-from .outcomes import Outcome
+from .outcomes import Outcome, outcome_name
 from .rows import (
     KINDS,
     LINKS,
@@ -30,7 +30,7 @@ from .rows import (
     Secrets,
     SigningSecret,
 )
-from .sender import Sender, shown_url
+from .sender import MessageSender, shown_url
 from .smtp import SECURITY, is_mail_address
 from .webhooks import new_secret
 
@@ -153,16 +153,19 @@ class Addresses:
             raise NotFound(f"address {name}. `overnight notifications` lists addresses")
         return records_of(AddressRow, rows)[0]
 
-    async def test(self, name: str, tenant_id: str) -> Outcome:
+    async def test(self, name: str, tenant_id: str, actor: str, key_id: str | None = None) -> Outcome:
         """Send a sample from this process, once. Raises NotFound, DecryptionFailed."""
         row, now = await self.one(name, tenant_id), self._store.clock()
-        sender = Sender(self._masters, self._policy, tls=self._tls)
-        return await sender.send(row, sample_message(tenant_id, new_id("msg"), now), now)
+        sender = MessageSender(self._masters, self._policy, tls=self._tls)
+        outcome = await sender.send(row, sample_message(tenant_id, new_id("msg"), now), now)
+        await self._store.commit(RecordTest(row, outcome_name(outcome), actor, key_id))
+        return outcome
 
     async def deliveries(self, wanted: DeliveryFilter) -> Sequence[tuple[DeliveryRow, str | None]]:
         """Deliveries, each with the name of its address."""
         rows = await self._store.read(SQL["list_deliveries"], msgspec.structs.asdict(wanted))
-        return [(DeliveryRow(*row), name) for *row, name in rows]
+        found = records_of(DeliveryRow, [row[:-1] for row in rows])
+        return list(zip(found, (row[-1] for row in rows), strict=True))
 
     async def retry(self, delivery_id: str, tenant_id: str, actor: str, key_id: str | None = None) -> DeliveryRow:
         """Deliver again what failed or has an unknown outcome. Raises NotFound, Conflict."""

@@ -123,6 +123,29 @@ class RemoveAddress(msgspec.Struct):
         return row
 
 
+class RecordTest(msgspec.Struct):
+    """Command: write the audit entry of a sample that was sent."""
+
+    row: AddressRow
+    outcome: str
+    actor: str
+    caller_key_id: str | None = None
+
+    def locks(self) -> Locks:
+        return []
+
+    def decide(self, unit: Unit) -> None:
+        write_audit(
+            unit,
+            "notification_address.tested",
+            self.row.address_id,
+            tenant_id=self.row.tenant_id,
+            actor=self.actor,
+            key_id=self.caller_key_id,
+            after={"outcome": self.outcome},
+        )
+
+
 class SealAgain(msgspec.Struct):
     """Command: encrypt the secrets of an address with the first master key. Outcome: whether they changed."""
 

@@ -20,7 +20,7 @@ LINK_LIFETIME_US = 7 * 86_400_000_000
 """How long a link lasts if its review has no end."""
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class DeliveryAttempt(msgspec.Struct, frozen=True):
     """An attempt that this process may make now."""
 
     number: int
@@ -28,7 +28,7 @@ class Attempt(msgspec.Struct, frozen=True):
     review: ReviewRow
 
 
-class BeginAttempt(msgspec.Struct):
+class BeginDelivery(msgspec.Struct):
     """Command: claim a due delivery for one attempt, and store its link. Outcome: the attempt; None if there is none to make.
 
     `token_digest` is that of a new link; None for no links. Raises Fenced if another process serves the sink.
@@ -45,7 +45,7 @@ class BeginAttempt(msgspec.Struct):
         wanted: Locks = [(JOB, self.job_id), (REVIEW, self.review_id), (ADDRESS, self.address_id)]
         return [*wanted, (DELIVERY, self.delivery_id), (CURSOR, SINK)]
 
-    def decide(self, unit: Unit) -> Attempt | None:
+    def decide(self, unit: Unit) -> DeliveryAttempt | None:
         _check_owner(unit, self.owner)
         row, address = unit.get(DELIVERY, self.delivery_id), unit.get(ADDRESS, self.address_id)
         if row is None or row.state != "waiting" or row.due_at > unit.now:
@@ -73,10 +73,10 @@ class BeginAttempt(msgspec.Struct):
                 expires_at=review.expires_at or unit.now + LINK_LIFETIME_US,
             )
             unit.insert(LINK, link)
-        return Attempt(row.attempts, msgspec.structs.replace(address), msgspec.structs.replace(review))
+        return DeliveryAttempt(row.attempts, msgspec.structs.replace(address), msgspec.structs.replace(review))
 
 
-class FinishAttempt(msgspec.Struct):
+class FinishDelivery(msgspec.Struct):
     """Command: record the outcome of an attempt. `delay_us` is the time until the next one. Outcome: the new state.
 
     A late report is kept: of an attempt that another process took for lost, only a delivery changes the row.

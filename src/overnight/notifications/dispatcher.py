@@ -11,12 +11,12 @@ from collections.abc import Callable
 from overnight.domain import Fenced, OvernightError
 from overnight.store import Store, crash_point
 
-from .deliveries import BeginAttempt, FinishAttempt, RecoverDelivery
+from .deliveries import BeginDelivery, FinishDelivery, RecoverDelivery
 from .links import may_decide, new_token, token_digest
 from .messages import Message, message_of
 from .outcomes import Delivered, NotDelivered, Outcome
 from .rows import SQL, AddressRow, options_of
-from .sender import Sender
+from .sender import MessageSender
 
 log = logging.getLogger("overnight.notifications")
 FIRST_DELAY_S, LONGEST_DELAY_S = 5.0, 3600.0
@@ -42,7 +42,7 @@ class Dispatcher:
     def __init__(
         self,
         store: Store,
-        sender: Sender,
+        sender: MessageSender,
         owner: str,
         public_url: str = "",
         delay: Callable[[int, float | None], float] = delay_s,
@@ -125,7 +125,7 @@ class Dispatcher:
         token = new_token() if self._public_url else None
         try:
             attempt = await self._store.commit(
-                BeginAttempt(
+                BeginDelivery(
                     delivery_id=delivery_id,
                     job_id=job_id,
                     address_id=address_id,
@@ -150,7 +150,14 @@ class Dispatcher:
             crash_point("notification_sent")
             delay = self._delay_after(outcome, attempt.number, address_id)
             await self._finish(
-                FinishAttempt(delivery_id, job_id, address_id, attempt.number, outcome, int(delay * 1_000_000))
+                FinishDelivery(
+                    delivery_id=delivery_id,
+                    job_id=job_id,
+                    address_id=address_id,
+                    number=attempt.number,
+                    outcome=outcome,
+                    delay_us=int(delay * 1_000_000),
+                )
             )
         except OvernightError as error:
             log.warning("notification %s: %s; trying again", delivery_id, error)
@@ -173,7 +180,7 @@ class Dispatcher:
             self._paused[address_id] = asyncio.get_running_loop().time() + outcome.retry_after_s
         return delay
 
-    async def _finish(self, command: FinishAttempt) -> None:
+    async def _finish(self, command: FinishDelivery) -> None:
         """Record an outcome; while the store does not answer, again. What is not recorded is recovered later."""
         for last_try in (*[False] * (FINISH_TRIES - 1), True):
             try:

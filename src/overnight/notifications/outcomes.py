@@ -33,3 +33,14 @@ class OutcomeUnknown(msgspec.Struct, frozen=True):
 
 
 Outcome = Delivered | NotDelivered | OutcomeUnknown
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """The public name: delivered, not_delivered or unknown."""
+    match outcome:
+        case Delivered():
+            return "delivered"
+        case NotDelivered():
+            return "not_delivered"
+        case OutcomeUnknown():
+            return "unknown"

@@ -44,7 +44,7 @@ def secrets_of(row: AddressRow, masters: MasterKeys) -> Secrets:
     return msgspec.json.decode(masters.decrypt(row.master_id, row.sealed, row.bound_to), type=Secrets)
 
 
-class Sender:
+class MessageSender:
     """Delivers messages. `policy` are the allowed hosts; `timeout_s` is the limit of one attempt."""
 
     def __init__(

@@ -10,7 +10,7 @@ from overnight.ledger import SinkConsumer
 from overnight.store import Store
 
 from .rows import SQL
-from .sender import Sender
+from .sender import MessageSender
 from .sink import NotificationSink
 
 log = logging.getLogger("overnight.notifications")
@@ -18,7 +18,7 @@ LOOK_S = 2.0
 """How often a process looks for the first address."""
 
 
-async def serve_notifications(store: Store, sender: Sender, owner: str, public_url: str = "") -> None:
+async def serve_notifications(store: Store, sender: MessageSender, owner: str, public_url: str = "") -> None:
     """Serve the sink, or wait until it can be taken over; until cancelled. `owner` is the name of this process."""
     trouble = ""
     while True:

@@ -14,7 +14,7 @@ from .deliveries import GIVE_UP_US
 from .dispatcher import Dispatcher
 from .messages import delivery_id_of
 from .rows import DELIVERY, SQL, AddressRow, DeliveryRow, options_of
-from .sender import Sender
+from .sender import MessageSender
 
 
 class NotificationSink:
@@ -27,7 +27,7 @@ class NotificationSink:
 
     name = SINK
 
-    def __init__(self, store: Store, sender: Sender, owner: str, public_url: str = "") -> None:
+    def __init__(self, store: Store, sender: MessageSender, owner: str, public_url: str = "") -> None:
         self._dispatcher = Dispatcher(store, sender, owner, public_url)
 
     async def check(self, feed: FeedIdentity) -> None:

@@ -19,9 +19,9 @@ MASK = b"[key]"
 SHORTEST_SECRET, SHORTEST_WORD = 8, 16
 HEAD = 8
 """So many characters of a key may pass in a stream before its pieces are held: the beginnings of keys are no secret."""
-MOST_WAITING, LEAST_SIZE = 1024 * 1024, 256
+MAX_WAITING, MIN_SIZE = 1024 * 1024, 256
 """Bytes of pieces without text that wait for one with text, and as how many the smallest counts."""
-MOST_BACKSLASHES = 8
+MAX_BACKSLASHES = 8
 """Before an escape: one in JSON, up to eight in JSON within strings of JSON, three strings deep."""
 _NO_TEXT = frozenset(
     {"type", "role", "id", "name", "index", "finish_reason", "item_id", "signature", "thoughtSignature"}
@@ -54,7 +54,7 @@ def _any_escape_of(secret: bytes) -> bytes:
 def _written(character: str) -> bytes:
     """A pattern of all ways in which JSON may write a character."""
     escaped = rb"\\{1,%d}(?:/|u00(?i:%02x))" if character == "/" else rb"\\{1,%d}u00(?i:%02x)"
-    return b"(?:%b|%b)" % (re.escape(character).encode(), escaped % (MOST_BACKSLASHES, ord(character)))
+    return b"(?:%b|%b)" % (re.escape(character).encode(), escaped % (MAX_BACKSLASHES, ord(character)))
 
 
 class _HeldPiece:
@@ -122,8 +122,8 @@ class KeyGuard:
     def _wait(self, shown: list[bytes]) -> None:
         last = self._held[-1]
         last.later += shown
-        last.waiting += LEAST_SIZE + sum(map(len, shown))
-        if sum(each.waiting for each in self._held) > MOST_WAITING:
+        last.waiting += MIN_SIZE + sum(map(len, shown))
+        if sum(each.waiting for each in self._held) > MAX_WAITING:
             raise ValueError("too many pieces without text while the beginning of a key is held")
 
     def _search(self) -> int:

@@ -34,9 +34,9 @@ from .key_redaction import secret_of, without
 Pool = UpstreamPool | LibraryPool
 
 SCRIPTED = "scripted"
-MOST_CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 """To one provider. An open stream holds one, so this bounds the streams of a process."""
-MOST_READY = 4096
+MAX_READY_TARGETS = 4096
 """Names that only a glob covers come from outside."""
 
 
@@ -132,7 +132,7 @@ class Targets:
         ready = self._ready.get((owner, model))
         if ready is None:
             ready = self._prepare(model, owner)
-            if len(self._ready) < MOST_READY:
+            if len(self._ready) < MAX_READY_TARGETS:
                 self._ready[owner, model] = ready
         price = self._price(model, ready.served_by, ready.provider, context)
         return Target(
@@ -227,7 +227,7 @@ class Targets:
             connect_s = self._routing.time_limits.connect_ms / 1000
             settings = None if name == SCRIPTED else provider
             try:
-                pool = connections_to(base_url, settings, self._proxies, self._environment, MOST_CONNECTIONS, connect_s)
+                pool = connections_to(base_url, settings, self._proxies, self._environment, MAX_CONNECTIONS, connect_s)
             except ConnectionInvalid as error:
                 raise Unavailable(f"{model} is served by {name}, whose connection is misconfigured: {error}") from None
             self._pools[place] = pool

@@ -19,10 +19,10 @@ from .entries import (
     arguments_in,
     entry_of,
     key_in,
-    pending_of,
     refused_entry,
+    review_entry,
 )
-from .records import OPEN, EffectEntry, PendingReview, Receipt, UnexecutedCall
+from .records import OPEN, EffectEntry, Receipt, ReviewEntry, UnexecutedCall
 from .unexecuted import ToolUse
 
 MAX_LISTED = 1_000
@@ -58,7 +58,7 @@ class ReceiptAssembly:
                 self._by_review[row.review_id] = entry
         self._checker, self._asked = checker, frozenset(asked)
         self._without_row: list[EffectEntry] = []  # refused calls, and effects of other jobs
-        self._pending: list[PendingReview] = []
+        self._reviews: list[ReviewEntry] = []
         self._uses: dict[object, ToolUse] = {}
         self._other_keys: dict[str, Recorded] = {}
         self._order: dict[str, int] = {}  # effects of one transaction have the same time
@@ -71,8 +71,8 @@ class ReceiptAssembly:
         entry = self._by_review.get(review.review_id) or self._entries.get(key or "")
         if entry is not None:
             add_review(entry, review)
-        elif key is None and review.state == "open" and len(self._pending) < MAX_LISTED:
-            self._pending.append(pending_of(review))
+        elif key is None and len(self._reviews) < MAX_LISTED:
+            self._reviews.append(review_entry(review))
         if key is not None and entry is not None and entry.tool in self._checker.tools:
             arguments = arguments_in(review)
             if isinstance(arguments, dict):
@@ -144,7 +144,7 @@ class ReceiptAssembly:
             effects=effects,
             unexecuted=unexecuted,
             claims=self._checker.verdicts({**self._others, **self._entries}),
-            reviews=self._pending,
+            reviews=self._reviews,
             more=max(0, sum(self._counts.values()) - len(effects)),
             tool_results=tool_results,
             jobs=len(self._jobs),

@@ -8,7 +8,7 @@ import msgspec
 from overnight.domain import Recorded
 from overnight.effects import EffectRow
 
-from .records import EffectEntry, PendingReview, WaitsFor
+from .records import EffectEntry, ReviewEntry, WaitsFor
 
 MAX_ARGUMENTS = 16 * 1024
 
@@ -120,12 +120,16 @@ def add_review(entry: EffectEntry, review: ReviewFacts) -> None:
         entry.arguments = _bounded(msgspec.json.encode(arguments))
 
 
-def pending_of(review: ReviewFacts) -> PendingReview:
-    """An open review that is about no effect."""
-    return PendingReview(
+def review_entry(review: ReviewFacts) -> ReviewEntry:
+    """A review that is about no effect."""
+    is_decided = review.state in {"approved", "rejected", "answered"}
+    return ReviewEntry(
         job_id=review.job_id,
         review_id=review.review_id,
         kind=review.kind,
+        state={"open": "pending", "expired": "expired"}.get(review.state, "decided" if is_decided else "superseded"),
+        answer=review.state if is_decided else None,
+        decided_by=review.decided_by if is_decided else None,
         question=review.question,
         at=review.requested_at,
         by=deciders_of(review),

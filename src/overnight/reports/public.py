@@ -7,7 +7,7 @@ import msgspec
 
 from overnight.domain import iso_utc
 
-from .records import CheckedClaim, EffectEntry, PendingReview, Receipt, UnexecutedCall
+from .records import CheckedClaim, EffectEntry, Receipt, ReviewEntry, UnexecutedCall
 
 
 def public_receipt(receipt: Receipt, *, with_content: bool) -> dict[str, Any]:
@@ -94,11 +94,14 @@ def sum_counts(receipts: Sequence[Receipt]) -> dict[str, int]:
     return total
 
 
-def _public_review(review: PendingReview, with_content: bool) -> dict[str, Any]:
+def _public_review(review: ReviewEntry, with_content: bool) -> dict[str, Any]:
     shown = {
         "review_id": review.review_id,
         "job_id": review.job_id,
         "kind": review.kind,
+        "state": review.state,
+        "answer": review.answer,
+        "decided_by": review.decided_by,
         "by": list(review.by),
         "since": iso_utc(review.at),
         "expires_at": iso_utc(review.expires_at) if review.expires_at else None,

@@ -59,14 +59,20 @@ class EffectEntry(msgspec.Struct, kw_only=True):
     runtime: str = ""
 
 
-class PendingReview(msgspec.Struct, frozen=True, kw_only=True):
-    """An open review of the job that is about no effect, such as an approval that its code asked for. `question` is content."""
+class ReviewEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A review of the job that is about no effect, such as an approval that its code asked for. `question` is content.
+
+    `state` is pending, decided, expired or superseded; `answer` is what was decided: approved, rejected or answered.
+    """
 
     job_id: str
     review_id: str
     kind: str
+    state: str
     question: str
     at: int
+    answer: str | None = None
+    decided_by: str | None = None
     by: tuple[str, ...] = ()
     expires_at: int | None = None
 
@@ -114,7 +120,7 @@ class Receipt(msgspec.Struct, kw_only=True):
         counts: effects by state, of all effects; `found_by` likewise of the committed ones. `effects` holds at most 1,000, those
             that can still change first; `more` is the number of the others.
         settled: all jobs have ended, and no effect can change without a late report.
-        reviews: open questions that are about no effect.
+        reviews: those that are about no effect, at most 1,000.
         tool_results: the results of tools that requests contained; counted where a job has no effect.
         jobs: the jobs of the tree. is_partial: the tree, or its model answers, were too many to read all.
     """
@@ -131,7 +137,7 @@ class Receipt(msgspec.Struct, kw_only=True):
     effects: list[EffectEntry]
     unexecuted: list[UnexecutedCall]
     claims: list[CheckedClaim]
-    reviews: list[PendingReview] = []
+    reviews: list[ReviewEntry] = []
     more: int = 0
     tool_results: int = 0
     jobs: int = 1

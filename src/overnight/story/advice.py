@@ -28,6 +28,8 @@ class Advice(msgspec.Struct):
 
 def wait_text(wait: dict[str, Any], now_us: int) -> str:
     """One wait of a parked job, as the object of "waits for …"."""
+    if wait.get("expired_at") is not None:
+        return f"{wait.get('for')} ({wait.get('review_id')}), which expired without a decision"
     match wait.get("for"):
         case "approval":
             return f"approval ({wait.get('review_id')})"
@@ -193,6 +195,10 @@ _AMOUNTS = {
 def _for_wait(job_id: str, wait: dict[str, Any], now_us: int) -> Advice:
     review = shlex.quote(str(wait.get("review_id")))
     resume = f"overnight resume {job_id}"
+    if wait.get("expired_at") is not None:
+        return Advice(
+            "Nobody decided in time, which is no rejection. To ask again:", (f"overnight reviews renew {review}",)
+        )
     match wait.get("for"):
         case "approval" if wait.get("answers") == ["answer"]:
             return Advice("Answer:", (f"overnight reviews answer {review} --text TEXT",))

@@ -8,11 +8,11 @@ import msgspec
 
 from overnight.domain import FINISHED
 from overnight.domain.json_text import decode_for_display
-from overnight.reports import CheckedClaim, EffectEntry, PendingReview, Receipt, Verification, WaitsFor
+from overnight.reports import CheckedClaim, EffectEntry, Receipt, ReviewEntry, Verification, WaitsFor
 
 from .text import actor_text, clean, clock_text, count_text, local_time, until_text
 
-MAX_ARGUMENTS, MAX_VALUE = 60, 28
+MAX_ARGUMENTS, MAX_VALUE = 60, 40
 _WORDS = {
     "committed": "done",
     "failed": "failed",
@@ -55,6 +55,8 @@ def _counted(receipt: Receipt) -> list[str]:
     if "committed" in counts:
         counts["committed"] -= reported
     texts = [f"{counts[state]:,} {word}" for state, word in _WORDS.items() if counts.get(state)]
+    if confirmed := receipt.found_by.get("confirmed"):
+        texts[0] += f" ({confirmed:,} confirmed)"
     return [*texts, *([f"{reported:,} reported by the program"] if reported else [])]
 
 
@@ -166,7 +168,8 @@ def _found_text(entry: EffectEntry) -> str:
         return "reported by the program, not checked"
     if entry.found_by == "confirmed":
         return clean(entry.how, 80) or "confirmed"
-    return "executed" + (", with edited arguments" if entry.edited else "")
+    approved = f", approved by {actor_text(entry.decided_by)}" if entry.decided_by else ""
+    return "executed" + approved + (", with edited arguments" if entry.edited else "")
 
 
 def _quoted(text: str, with_content: bool) -> str:
@@ -194,13 +197,16 @@ def _until(expires_at: int | None, now_us: int) -> str:
     return f" until {due:%a %H:%M}" if is_far else f" until {due:%H:%M}"
 
 
-def _review_line(review: PendingReview, now_us: int, with_content: bool) -> ReceiptLine:
+def _review_line(review: ReviewEntry, now_us: int, with_content: bool) -> ReceiptLine:
+    name = f"{clean(review.kind, 40)}{_quoted(review.question, with_content)}"
+    if review.state == "decided":
+        mark = "✗" if review.answer == "rejected" else "✓"
+        return ReceiptLine(mark, f"{name}  {review.answer} by {actor_text(review.decided_by)} ({review.review_id})")
+    if review.state != "pending":
+        return ReceiptLine("·", f"{name}  {review.state} without a decision ({review.review_id})")
     by = f" by {' or '.join(clean(each, 40) for each in review.by)}" if review.by else ""
-    return ReceiptLine(
-        "‖",
-        f"{clean(review.kind, 40)}{_quoted(review.question, with_content)}  waits for a decision{by}"
-        f" ({review.review_id}){_until(review.expires_at, now_us)}",
-    )
+    until = _until(review.expires_at, now_us)
+    return ReceiptLine("‖", f"{name}  waits for a decision{by} ({review.review_id}){until}")
 
 
 def _claim_line(claim: CheckedClaim, with_content: bool) -> ReceiptLine:
@@ -216,15 +222,15 @@ def _claim_line(claim: CheckedClaim, with_content: bool) -> ReceiptLine:
 
 
 def argument_text(arguments: bytes | None) -> str:
-    """The first plain values of the arguments, shortened."""
+    """The first plain values of the arguments, without texts that are too long to name something, such as that of a mail."""
     try:
         value: Any = decode_for_display(arguments or b"{}")
     except (msgspec.DecodeError, RecursionError):
         return ""
     values = cast(dict[str, Any], value).values() if isinstance(value, dict) else [value]
-    plain = [_plain(each) for each in values if isinstance(each, (str, int, float)) and each != ""]
-    return clean(" ".join(plain), MAX_ARGUMENTS)
+    plain = [_plain(each) for each in values if isinstance(each, (str, int, float))]
+    return clean(" ".join(each for each in plain if 0 < len(each) <= MAX_VALUE), MAX_ARGUMENTS)
 
 
 def _plain(value: str | float) -> str:
-    return clean(value, MAX_VALUE) if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return clean(value, MAX_VALUE + 1) if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -28,7 +28,7 @@ NAME = "events"
 CHUNK = 1 << 16
 READ_BACK = 1000
 """Lines that are compared with new events: twice a page, since at most one is written and not committed."""
-MOST_OPEN = 64
+MAX_OPEN_FILES = 64
 
 _Key = tuple[tuple[int, str, int], str, str]
 
@@ -120,7 +120,7 @@ class JsonLinesSink:
 
     def _file(self, folder: str) -> "_LogFile":
         if folder not in self._open:
-            while len(self._open) >= MOST_OPEN:
+            while len(self._open) >= MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
             self._open[folder] = _LogFile(self._files.folder / folder, self._files)
         self._open.move_to_end(folder)

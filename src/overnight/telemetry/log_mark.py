@@ -18,7 +18,7 @@ from overnight.files import make_folder, open_file
 from overnight.ledger import FeedIdentity, FeedMark
 
 NAME = "events.lock"
-LONGEST_WAIT_S, LOOK_S = 1.0, 0.01
+MAX_WAIT_S, LOOK_S = 1.0, 0.01
 """How long a sink waits for another process that is just writing, and how often it looks."""
 LENGTH = 1024
 """A mark is written at once, and is never partly that of before."""
@@ -91,7 +91,7 @@ class LogMark:
         os.pwrite(self._descriptor, msgspec.json.encode(self._record).ljust(LENGTH - 1) + b"\n", 0)
 
     def _lock(self) -> None:
-        until = time.monotonic() + LONGEST_WAIT_S
+        until = time.monotonic() + MAX_WAIT_S
         while True:
             try:
                 return fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,7 +11,7 @@ import msgspec
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
-from overnight.domain.tools import DEFAULT_CLASS, Denied, NeedsApproval, ToolCallFacts, Verdict
+from overnight.domain.tools import WRITE, Denied, NeedsApproval, ToolCallFacts, Verdict
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
@@ -101,7 +101,7 @@ class EffectAdmission:
         done = wanted.done_arguments
         facts = ToolCallFacts(
             tool=wanted.tool,
-            tool_class=wanted.tool_class or DEFAULT_CLASS,
+            tool_class=wanted.tool_class or WRITE,
             tenant_id=job.tenant_id,
             agent_id=job.agent_id,
             workflow=job.workflow,

@@ -16,7 +16,7 @@ from overnight.pricing.usage import Cost, cost_fields
 
 from .chat_calls import ToolCalls, plain_calls
 from .contract import NoAnswer
-from .finish_reasons import USUAL, chat_reason, without_call
+from .finish_reasons import STANDARD_REASONS, chat_reason, without_call
 from .growing_json import GrowingText
 from .sse import DONE
 
@@ -119,7 +119,7 @@ class Assembly:
             raise NoAnswer({"error": choice["error"]})
         if not reason:
             return False
-        if reason not in USUAL:
+        if reason not in STANDARD_REASONS:
             reason = chat_reason(reason)
             if reason != choice["finish_reason"]:
                 choice["finish_reason"] = reason

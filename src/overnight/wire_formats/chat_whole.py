@@ -14,7 +14,7 @@ from overnight.domain.json_text import BYTE_ORDER_MARK, decode_json, encode_json
 
 from .chat_stream import numbers_of
 from .contract import Json, NoAnswer
-from .finish_reasons import USUAL, chat_reason, without_call
+from .finish_reasons import STANDARD_REASONS, chat_reason, without_call
 
 _encode = msgspec.json.Encoder().encode
 
@@ -76,7 +76,7 @@ def usual_usage(body: bytes) -> Json | None:
 
 def _is_usual(choice: _Choice) -> bool:
     calls = choice.message.tool_calls
-    if choice.error or choice.finish_reason not in USUAL:
+    if choice.error or choice.finish_reason not in STANDARD_REASONS:
         return False
     if not calls:
         return choice.finish_reason != "tool_calls" and (

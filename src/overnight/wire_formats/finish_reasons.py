@@ -10,7 +10,7 @@ from typing import Any
 
 from .contract import Json, NoAnswer
 
-USUAL = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
+STANDARD_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 """The reasons of chat itself."""
 
 # OpenAI, Azure, DeepSeek, Mistral, Groq, vLLM, SGLang, llama.cpp and Ollama use chat's own words and those named here.

@@ -48,8 +48,10 @@ def messages(body: Json, losses: Losses) -> list[Json]:
         thread.where = f"input[{place}]"
         try:
             thread.take(item)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidBody(f"{thread.where}: {error} is missing or of an unknown shape", thread.where) from None
+        except KeyError as error:
+            raise InvalidBody(f"{thread.where}: required field {error.args[0]} is missing", thread.where) from None
+        except (TypeError, AttributeError):
+            raise InvalidBody(f"{thread.where}: a field has the wrong type", thread.where) from None
     if len(thread.messages) == messages_before:
         raise unsupported_content("input")
     return thread.messages

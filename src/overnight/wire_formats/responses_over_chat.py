@@ -17,7 +17,7 @@ from .contract import (
     Json,
     Losses,
 )
-from .finish_reasons import USUAL
+from .finish_reasons import STANDARD_REASONS
 from .responses_answer import initial_response, pack_thinking, usage_json
 from .responses_input import messages, move_tool_media
 from .responses_tools import ToolNames, set_tools, tool_names
@@ -121,7 +121,7 @@ def answer(completion: Json, context: AnswerContext) -> Json:
     response = initial_response(context)
     response["output"] = output = _output(message, choice.get("logprobs"), context)
     given = choice.get("finish_reason") or "stop"
-    reason = _CUT.get(given, None if given in USUAL else given)
+    reason = _CUT.get(given, None if given in STANDARD_REASONS else given)
     response["status"] = "incomplete" if reason else "completed"
     if reason:
         response["incomplete_details"] = {"reason": reason}

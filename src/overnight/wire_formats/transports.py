@@ -255,8 +255,10 @@ def with_reserve_stack(made: Callable[[], _T]) -> _T:
         return _call_at_depth(made, _RESERVE_FRAMES)
     except RecursionError:
         raise _too_deep() from None
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise InvalidBody(f"a part of the body has an unknown shape ({error}); see the reference of the API") from None
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError):
+        raise InvalidBody(
+            "a field of the body has the wrong type or is missing; see the reference of the API"
+        ) from None
 
 
 def _call_at_depth(made: Callable[[], _T], frames: int) -> _T:

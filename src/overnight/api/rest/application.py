@@ -67,7 +67,7 @@ def create(services: RestServices) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.tools = Toolbox(
         services=services,
-        operations=Operations(services.ledger.store),
+        operations=Operations(services.ledger.store, services.tool_policy),
         keys=Keys(services.ledger.store, services.keyring.masters),
         addresses=Addresses(services.ledger.store, services.keyring.masters, services.outgoing),
         streams=EventStreams(services.ledger),

@@ -13,8 +13,8 @@ from overnight.notifications import (
     Delivered,
     DeliveryFilter,
     NewAddress,
-    OutcomeUnknown,
     SecretRotation,
+    outcome_name,
     public_address,
     public_delivery,
 )
@@ -147,11 +147,10 @@ async def rotate(call: Call, address: PathName, body: SecretRotationBody) -> Ans
     responses=responses(200, "What became of it: delivered, not_delivered or unknown.", TestResult),
 )
 async def test(call: Call, address: PathName, body: EmptyBody) -> Answer:  # noqa: ARG001 - see PathName
-    outcome = await call.tools.addresses.test(call.request.names[0], call.tenant_id)
-    if isinstance(outcome, Delivered):
-        return json_answer(200, {"outcome": "delivered", "why": None})
-    state = "unknown" if isinstance(outcome, OutcomeUnknown) else "not_delivered"
-    return json_answer(200, {"outcome": state, "why": outcome.why})
+    request = call.request
+    outcome = await call.tools.addresses.test(request.names[0], call.tenant_id, call.actor, request.key_id)
+    why = None if isinstance(outcome, Delivered) else outcome.why
+    return json_answer(200, {"outcome": outcome_name(outcome), "why": why})
 
 
 @router.get(

@@ -14,7 +14,7 @@ from overnight.ledger import (
 from overnight.store import Unit
 from overnight.wire_formats.request import Request
 
-from ..identity import Place
+from ..identity import BoundaryPosition
 
 
 def append_with_request(
@@ -24,7 +24,7 @@ def append_with_request(
     request: Request,
     known: KnownContent,
     *,
-    place: Place | None = None,
+    place: BoundaryPosition | None = None,
     fingerprint: str | None = None,
 ) -> int:
     """Append an event with the request of the call: conversation, tools and parameters. Returns the event's seq.
@@ -44,7 +44,7 @@ def append_at(
     unit: Unit,
     job: JobRow,
     event: Event,
-    place: Place | None,
+    place: BoundaryPosition | None,
     content: bytes | None = None,
     fingerprint: str | None = None,
 ) -> Recorded:

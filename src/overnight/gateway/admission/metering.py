@@ -23,7 +23,7 @@ from ..stored_responses import stored_response_of
 from .attempt_result import AttemptResult
 
 OK = 200
-USUAL_WINDOW = 1_000_000
+DEFAULT_CONTEXT_WINDOW = 1_000_000
 """The context window, in tokens, of a model without a stated one."""
 
 _REFUSED: frozenset[ErrorClass] = frozenset({
@@ -162,7 +162,7 @@ def _within_bound(request: Request, attempt: Attempt, usage: Usage, cost: int | 
     """
     price, reserved = attempt.target.price, attempt.grant.amount_microusd
     max_input, max_output, max_cost = request.prompt_bytes, attempt.grant.tokens * request.choices, reserved
-    if request.open_ended and (window := price.context_window or USUAL_WINDOW) > max_input:
+    if request.open_ended and (window := price.context_window or DEFAULT_CONTEXT_WINDOW) > max_input:
         # Images, files and search results have more tokens than their bytes suggest; the model's window limits them.
         tools_microusd = bound_microusd(request.hosted, fees) if request.hosted else 0
         max_input = window

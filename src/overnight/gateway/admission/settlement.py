@@ -30,7 +30,7 @@ from overnight.ledger import (
 )
 from overnight.store import Unit
 
-from ..identity import Place, Subject
+from ..identity import BoundaryPosition, Subject
 from .attempt_result import AttemptResult
 from .event_writer import append_at
 from .log_search import search_log
@@ -45,7 +45,7 @@ def booked_amounts(recorded: Recorded) -> Booked:
 
 
 def write_result(
-    unit: Unit, job: JobRow, result: AttemptResult, subject: Subject, *, place: Place | None = None
+    unit: Unit, job: JobRow, result: AttemptResult, subject: Subject, *, place: BoundaryPosition | None = None
 ) -> Recorded:
     """Settle an attempt and write its event. Returns the event as read back. With `place` it answers that boundary of job code.
 
@@ -91,7 +91,12 @@ def write_lost(unit: Unit, job: JobRow, call_id: str, why: str) -> bool:
 
 
 def _write_end(
-    unit: Unit, job: JobRow, result: AttemptResult, event: Event, place: Place | None, fingerprint: str | None
+    unit: Unit,
+    job: JobRow,
+    result: AttemptResult,
+    event: Event,
+    place: BoundaryPosition | None,
+    fingerprint: str | None,
 ) -> Recorded:
     """Append the event with the answer, and write the rows that belong to it."""
     content = result.content

@@ -19,10 +19,10 @@ from ..identity import Subject
 
 Json = dict[str, Any]
 BYTES_PER_TOKEN = 4
-USUAL_LEAST = 1024
+DEFAULT_MIN_TOKENS = 1024
 """Minimum tokens of a prefix with a marker. Providers ignore the marker of a shorter one."""
 
-_LEAST = (
+_MIN_TOKENS = (
     (re.compile(r"opus-4[-.][5-9]|haiku-4"), 4096),
     (re.compile(r"sonnet-4[-.][6-9]|haiku"), 2048),
 )
@@ -51,7 +51,7 @@ def with_prompt_markers(
 
 def least_bytes(model: str) -> int:
     """The minimum length in bytes of a prefix with a marker at this model, by the usual length of a token."""
-    tokens = next((least for pattern, least in _LEAST if pattern.search(model)), USUAL_LEAST)
+    tokens = next((least for pattern, least in _MIN_TOKENS if pattern.search(model)), DEFAULT_MIN_TOKENS)
     return tokens * BYTES_PER_TOKEN
 
 

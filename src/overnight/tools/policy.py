@@ -4,6 +4,8 @@ A condition that cannot be judged (an amount that is text, missing or not finite
 as not met by a rule that allows. So no odd argument makes a rule weaker.
 """
 
+from functools import lru_cache
+
 import msgspec
 
 from overnight.domain.tools import (
@@ -48,7 +50,7 @@ class ToolPolicy(msgspec.Struct, frozen=True):
     """The rules of one brain version, and the contracts of the same or of another one.
 
     Rules are live, and so are the class and the amount that they ask for. A job keeps the contracts of the brain version that it
-    began with: `brain.tool_policy.pinned(the policy of that version)`.
+    began with: `policy.pinned(the policy of that version)`.
     """
 
     live: ToolDefinitions = ToolDefinitions()
@@ -176,3 +178,9 @@ def _value_tests(when: ToolWhen, facts: ToolCallFacts, contract: ToolContract | 
         for each in when.arguments
     )
     return found
+
+
+@lru_cache(maxsize=16)
+def policy_of(definitions: ToolDefinitions) -> ToolPolicy:
+    """The policy of one version of the brain."""
+    return ToolPolicy(definitions)
