@@ -335,7 +335,7 @@ def _rules_of(brain: "Brain") -> "ToolPolicy | None":
     from overnight.tools import policy_of
 
     tools = brain.tools
-    return policy_of(tools) if tools.rules or tools.contracts or tools.default != "allow" else None
+    return None if tools.is_empty else policy_of(tools)
 
 
 def _policy(brain: "Brain") -> "Policy":

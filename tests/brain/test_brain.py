@@ -313,7 +313,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
         PRINTED.replace("budgets:", "budgts:").replace("    to: gpt-5.4", "    to: gtp-5.4") + "limits: {a: 1}\n"
     )
     (tmp_path / "prompts/p.md").write_text("---\ndescripton: x\n---\nhello\n")
-    (tmp_path / "tools/t.yaml").write_text("a: 1\na: 2\n")
+    (tmp_path / "tools/t.yaml").write_text("name: t\nversion: 1\nclass: wirte\n")
     (tmp_path / "memory-schema.json").write_text('{"a": 1,\n  "b": }')
     found = [(problem.file, problem.line) for problem in check_brain(tmp_path) if problem.severity == "error"]
     assert found == [
@@ -322,7 +322,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path):
         ("routing.yaml", 6),
         ("routing.yaml", 11),
         ("routing.yaml", 12),
-        ("tools/t.yaml", 2),
+        ("tools/t.yaml", 3),
     ]
     with pytest.raises(BrainError) as raised:
         load_brain(tmp_path)
@@ -411,7 +411,7 @@ def test_prompt_problems_have_a_line(content: str, line: int, says: str, severit
         ("tools/t.py", "", "only *.yaml files", "warning"),
         ("promts/a.md", "", "is unknown", "warning"),
         ("notes.txt", "", "is unknown", "warning"),
-        ("tools/t.yaml", "name: x\n", "not used by this release", "warning"),
+        ("evals/t.yaml", "name: x\n", "not used by this release", "warning"),
         ("memory-schema.json", '{"a": {"b": 1, "b": 2}}', "'b' appears twice", "error"),
         ("memory-schema.json", '{"a": NaN}', "NaN is not JSON", "error"),
         ("memory-schema.json", "[" * 100_000, "not valid JSON", "error"),

@@ -39,8 +39,8 @@ class Brain(msgspec.Struct, frozen=True):
     """One version of the brain folder.
 
     `version` is the SHA-256 (hex) of all paths and bytes. `files` contains these bytes, so that a store can keep each
-    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading. `tools` are the
-    contracts and rules of tools/ and policies/.
+    version and `Brain.from_files` restores the same brain. `warnings` are problems that do not prevent loading.
+    `tools` are the contracts of tools/ and the rules of policies/.
     """
 
     version: str

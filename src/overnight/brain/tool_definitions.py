@@ -65,7 +65,7 @@ def _add(
     one = read.contract
     before = places.setdefault((one.name, one.version), path)
     if before != path:
-        message = f"{one.title} is also defined in {before}"
+        message = f"{one.label} is also defined in {before}"
         return [_problem(path, read.nodes["version"][1], message, "give each version its own number, or remove one")]
     contracts.setdefault(one.name, {})[one.version] = one
     for other in contracts:

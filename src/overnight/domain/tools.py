@@ -11,6 +11,8 @@ from .json_pointer import Pointer
 from .policies import FAILURE_CLASSES
 
 READ, WRITE, DESTRUCTIVE = "read", "write", "destructive"
+DEFAULT_CLASS = WRITE
+"""The class of a tool without a contract."""
 TOOL_CLASSES = (READ, WRITE, DESTRUCTIVE)
 TOOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 ALLOW, APPROVE, DENY = "allow", "approve", "deny"
@@ -126,8 +128,8 @@ class ToolContract(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "digest", digest_of(self))
 
     @property
-    def title(self) -> str:
-        """Name and version, as `refund@3`."""
+    def label(self) -> str:
+        """Its name and version, as effects record it: `refund@3`."""
         return f"{self.name}@{self.version}"
 
 
@@ -177,11 +179,11 @@ class Sampling(msgspec.Struct, frozen=True):
     agents: Mapping[str, float] = {}
 
 
-class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True):
     """All contracts and rules of one version of the brain.
 
     `contracts`: by name, then by version. `rules`: in the order of files and lines. `default`: the verdict on calls that no rule
-    matches. Compared by identity, so that what is derived from it can be cached.
+    matches.
     """
 
     contracts: Mapping[str, Mapping[int, ToolContract]] = {}
@@ -190,6 +192,14 @@ class ToolDefinitions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     sampling: Sampling = Sampling()
     instructions: str | None = None
     notify: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.contracts), len(self.rules), self.default))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether they say nothing about any call."""
+        return not self.rules and not self.contracts and self.default == ALLOW
 
     def contract(self, tool: str, version: int | None = None) -> ToolContract | None:
         """The contract of a tool: this version, or the highest."""

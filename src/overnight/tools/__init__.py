@@ -18,7 +18,7 @@ from overnight.domain.tools import (
 from .effect_admission import Admission, EffectAdmission, FindRules, Refused, ToolRules, boundary_of, no_rules
 from .policy import Explanation, RuleOutcome, ToolPolicy, policy_of
 from .templates import TemplateMismatch, render_key
-from .validation import Drift, Violation, check_arguments, check_result, trim_result
+from .validation import Drift, Violation, check_arguments, check_result, told, trim_result
 
 __all__ = [
     "Admission",
@@ -46,5 +46,6 @@ __all__ = [
     "no_rules",
     "policy_of",
     "render_key",
+    "told",
     "trim_result",
 ]

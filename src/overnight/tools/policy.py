@@ -24,8 +24,7 @@ from overnight.domain.tools import (
     Verdict,
     digest_of,
 )
-
-from .value_tests import Outcome, run_test
+from overnight.domain.value_tests import Outcome, run_test
 
 DEFAULT_RULE = "default"
 
@@ -47,25 +46,44 @@ class Explanation(msgspec.Struct, frozen=True):
     outcomes: tuple[RuleOutcome, ...]
 
 
-class ToolPolicy:
-    """The rules of `rules`, and the contracts of `contracts`.
+class ToolPolicy(msgspec.Struct, frozen=True):
+    """The rules of one brain version, and the contracts of the same or of another one.
 
     Rules are live, and so are the class and the amount that they ask for. A job keeps the contracts of the brain version that it
-    began with: `policy.pinned(definitions of that version)`.
+    began with: `policy.pinned(the policy of that version)`.
     """
 
-    def __init__(self, rules: ToolDefinitions, contracts: ToolDefinitions | None = None) -> None:
-        self.rules, self.contracts = rules, contracts or rules
-        self.asks_first_use = any(rule.when.first_use is not None for rule in rules.rules)
-        """Whether any rule needs `ToolCallFacts.first_use`."""
+    live: ToolDefinitions = ToolDefinitions()
+    older: ToolDefinitions | None = None
 
-    def pinned(self, contracts: ToolDefinitions) -> "ToolPolicy":
+    @property
+    def decides(self) -> bool:
+        """Whether any call could be stopped. Without rules, nothing has to be asked."""
+        return bool(self.live.rules) or self.live.default != ALLOW
+
+    @property
+    def rules(self) -> tuple[ToolRule, ...]:
+        """All rules, in the order of files and lines."""
+        return self.live.rules
+
+    @property
+    def needs_first_use(self) -> bool:
+        """Whether a rule asks for the first use of a key."""
+        return any(rule.when.first_use is not None for rule in self.live.rules)
+
+    @property
+    def contracts(self) -> list[ToolContract]:
+        """Every contract, by name, the highest version first."""
+        listed = (self.older or self.live).contracts
+        return [listed[name][version] for name in sorted(listed) for version in sorted(listed[name], reverse=True)]
+
+    def pinned(self, older: "ToolPolicy") -> "ToolPolicy":
         """The same rules with the contracts of another version. A contract that it lacks is missing: there is no newer one."""
-        return ToolPolicy(self.rules, contracts)
+        return ToolPolicy(self.live, older.older or older.live)
 
     def contract(self, tool: str, version: int | None = None) -> ToolContract | None:
         """The contract of a tool: this version, or the highest."""
-        return self.contracts.contract(tool, version)
+        return (self.older or self.live).contract(tool, version)
 
     def decide(self, facts: ToolCallFacts) -> Verdict:
         """Whether the call may be made."""
@@ -74,8 +92,8 @@ class ToolPolicy:
     def explain(self, facts: ToolCallFacts) -> Explanation:
         """The verdict with its reasons: which rules match, and why the others do not."""
         contract = self.contract(facts.tool, facts.version)
-        live = self.rules.contract(facts.tool, facts.version) or self.rules.contract(facts.tool) or contract
-        outcomes = tuple(_outcome(rule, facts, live) for rule in self.rules.rules)
+        live = self.live.contract(facts.tool, facts.version) or self.live.contract(facts.tool) or contract
+        outcomes = tuple(_outcome(rule, facts, live) for rule in self.live.rules)
         matching = [each.rule for each in outcomes if each.skipped is None]
         verdict, decisive = self._verdict(matching, contract)
         return Explanation(verdict, tuple(rule.name for rule in decisive), outcomes)
@@ -90,7 +108,7 @@ class ToolPolicy:
         for rule in matching:
             if rule.do == ALLOW:
                 return Allowed(rule.name), [rule]
-        default = self.rules.default
+        default = self.live.default
         if default == DENY:
             return Denied(DEFAULT_RULE, "no rule allows it, and the default is to deny"), []
         if default == APPROVE:

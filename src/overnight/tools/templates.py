@@ -15,8 +15,7 @@ import msgspec
 
 from overnight.domain.json_pointer import MISSING, Pointer
 from overnight.domain.key_templates import KeyTemplate, parse_key_template
-
-from .value_tests import is_number
+from overnight.domain.value_tests import is_number
 
 MAX_VALUE = 200
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.@~+-]*")

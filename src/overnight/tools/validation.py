@@ -10,8 +10,7 @@ from overnight.domain.json_pointer import MISSING, pointer_to
 from overnight.domain.json_schema import MAX_BYTES, compile_schema, not_json
 from overnight.domain.json_text import encode_json
 from overnight.domain.tools import TextTest, ToolContract
-
-from .value_tests import Outcome, is_found, run_test
+from overnight.domain.value_tests import Outcome, is_found, run_test
 
 MAX_VIOLATIONS = 20
 _MAX_NAME = 60
@@ -52,7 +51,7 @@ def check_arguments(contract: ToolContract, arguments: Any) -> tuple[Violation, 
 def check_result(contract: ToolContract, result: Any) -> Drift | None:
     """Whether the whole result drifted: from the contract's `output`, or from what it asserts."""
     found = [*_violations(contract.output, result, None), *_failed_asserts(contract, result)]
-    return Drift(contract.title, contract.drift, tuple(found[:MAX_VIOLATIONS])) if found else None
+    return Drift(contract.label, contract.drift, tuple(found[:MAX_VIOLATIONS])) if found else None
 
 
 def trim_result(contract: ToolContract, result: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from overnight.domain.json_pointer import MISSING
-from overnight.domain.json_schema import compile_pattern
-from overnight.domain.tools import ValueTest
+from .json_pointer import MISSING
+from .json_schema import compile_pattern
+from .tools import ValueTest
 
 MAX_TEXT = 256 * 1024
 """Longer texts are not searched: the outcome is UNSURE."""
@@ -72,7 +72,9 @@ def _unsure(value: Any, wanted: str) -> tuple[Outcome, str]:
 
 def is_number(value: Any) -> bool:
     """Whether the value is a finite number. Booleans are not numbers."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_found(pattern: str, text: str) -> bool:
