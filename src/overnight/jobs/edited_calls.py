@@ -33,8 +33,8 @@ class EditedCall:
     def check(self, policy: ToolPolicy, may_approve: Callable[[tuple[str, ...]], bool]) -> str | None:
         """The digest of the rules that the arguments are approved under; None if none asks for approval.
 
-        `may_approve`: whether the caller is among the names of a rule. Raises BadInput if the arguments do not fit the contract of
-        the tool; Forbidden if a rule denies them, or wants the approval of others.
+        `may_approve`: whether the caller is among the names of a rule. Raises BadInput if the arguments do not fit the contract
+        of the tool; Forbidden if a rule denies them, or wants the approval of others.
         """
         contract = policy.contract(self._tool, self._version)
         if contract is not None and (violations := check_arguments(contract, self._arguments)):
