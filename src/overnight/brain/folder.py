@@ -142,7 +142,14 @@ def _built(what: str, files: Mapping[str, bytes], problems: list[Problem]) -> Br
     errors = sum(problem.severity == "error" for problem in ordered)
     if errors or routing is None:
         raise BrainError(f"{what} cannot be loaded, errors: {errors}", ordered)
-    return Brain(version_of(files), routing, prompts, dict(files), tuple(ordered), tools)
+    return Brain(
+        version=version_of(files),
+        routing=routing,
+        prompts=prompts,
+        files=dict(files),
+        warnings=tuple(ordered),
+        tools=tools,
+    )
 
 
 def _in_order(problems: Iterable[Problem]) -> list[Problem]:

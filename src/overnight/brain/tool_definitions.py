@@ -55,7 +55,7 @@ def read_tool_definitions(texts: Mapping[str, str]) -> tuple[ToolDefinitions, li
 
 
 def _problem(file: str, at: Node, message: str, hint: str = "", severity: Severity = "error") -> Problem:
-    return Problem(file, at.line, at.column, message, hint, severity)
+    return Problem(file=file, line=at.line, column=at.column, message=message, hint=hint, severity=severity)
 
 
 def _add(

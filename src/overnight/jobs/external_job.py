@@ -36,7 +36,7 @@ from .execution import NotInJob
 from .job_parked import JobParked
 from .lease import AttemptCheck
 from .remote_job import RemoteJob
-from .tool_call_limits import ToolLimits
+from .tool_call_limits import ToolCallLimits
 from .tracebacks import error_facts, traceback_content
 from .waiting_for_budget import budget_wait
 
@@ -64,7 +64,7 @@ class ExternalJob:
         claims: Sequence[ClaimRule] = (),
     ) -> None:
         self.tool_rules, self.claims = tool_rules, claims
-        self.tool_limits = ToolLimits(policy, Ledger(store))
+        self.tool_limits = ToolCallLimits(policy, Ledger(store))
         self.job: JobRow | None = None
         self.store, self.external_id, self.tenant_id, self.name = store, external_id, tenant_id, name
         self.base_url, self.api_key = base_url, api_key or "none"

@@ -26,7 +26,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class Answer(NamedTuple):
+class GatewayAnswer(NamedTuple):
     """A response: its status, its JSON object, and the seconds of `Retry-After`."""
 
     status: int
@@ -55,7 +55,7 @@ class GatewayClient:
         self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def send(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> GatewayAnswer:
         """The answer, also of an error. The request is repeated if it got none, so it must be one that may be.
 
         Raises StoreUnavailable if the gateway gave no answer for `patience_s`.
@@ -75,7 +75,7 @@ class GatewayClient:
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
-    def _send(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
+    def _send(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> GatewayAnswer:
         data = None if body is None else _encode(body)
         sent = {**self._headers, "content-type": "application/json", **headers}
         request = urllib.request.Request(self.root + path, data, sent, method=method)  # noqa: S310 - the scheme is checked
@@ -87,8 +87,8 @@ class GatewayClient:
                 return _answer(error.code, error.read(), error.headers)
 
 
-def _answer(status: int, content: bytes, headers: Any) -> Answer:
+def _answer(status: int, content: bytes, headers: Any) -> GatewayAnswer:
     value: Any = json.loads(content) if content else {}
     wait = str(headers.get("retry-after") or "")
     body = cast(dict[str, Any], value) if isinstance(value, dict) else {"value": value}
-    return Answer(status, body, float(wait) if wait.isdigit() else None)
+    return GatewayAnswer(status, body, float(wait) if wait.isdigit() else None)

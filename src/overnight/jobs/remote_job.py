@@ -29,7 +29,7 @@ from overnight.domain.json_text import decode_json
 from .current_record import current_record
 from .effect_records import CANNOT_TELL, NOT_DONE, Done, EffectOutcome, Late, Tool
 from .encoding import encode, fingerprint
-from .gateway_client import Answer, GatewayClient
+from .gateway_client import GatewayAnswer, GatewayClient
 from .job_parked import JobParked
 from .tracebacks import error_facts
 
@@ -101,11 +101,11 @@ class RemoteJob:
             occurrence = self._seen[tool.tool, digest] - 1
         return await _RemoteEffect(self, tool, named, f"{digest}:{occurrence}").run()
 
-    async def send(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
+    async def send(self, path: str, body: Any, headers: dict[str, str] | None = None) -> GatewayAnswer:
         """A POST in a thread, with the attribution of this attempt."""
         return await asyncio.to_thread(self.send_now, path, body, headers)
 
-    def send_now(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Answer:
+    def send_now(self, path: str, body: Any, headers: dict[str, str] | None = None) -> GatewayAnswer:
         """The same in this thread."""
         sent = {**self.headers, **(headers or {})}
         sent.pop("x-api-key", None)
@@ -140,7 +140,7 @@ class _RemoteEffect:
                 return self._stopped(answer)
             await asyncio.sleep(answer.retry_after_s or 1.0)
 
-    async def _ask(self) -> Answer:
+    async def _ask(self) -> GatewayAnswer:
         """Claim the effect, or extend the claim."""
         body = {
             "tool": self._tool.tool,
@@ -150,7 +150,7 @@ class _RemoteEffect:
         }
         return await self._job.send(EFFECTS, body, {"idempotency-key": self._key})
 
-    def _stopped(self, answer: Answer) -> EffectOutcome:
+    def _stopped(self, answer: GatewayAnswer) -> EffectOutcome:
         """The outcome without a call. Raises JobParked if a person or a budget has to decide."""
         code, tool = answer.code, self._tool.tool
         review_id = str(answer.body.get("review_id") or "")
@@ -243,13 +243,13 @@ class _RemoteEffect:
         _checked(await self._job.send(path, {"claim_id": self._claim["claim_id"], **body}), 200)
 
 
-def _checked(answer: Answer, status: int) -> dict[str, Any]:
+def _checked(answer: GatewayAnswer, status: int) -> dict[str, Any]:
     if answer.status != status:
         raise _error_of(answer)
     return answer.body
 
 
-def _error_of(answer: Answer) -> OvernightError:
+def _error_of(answer: GatewayAnswer) -> OvernightError:
     kinds: dict[int, type[OvernightError]] = {400: BadInput, 401: Unauthenticated, 403: Forbidden, 404: NotFound}
     kind = Fenced if answer.code == "fenced" else kinds.get(answer.status, Conflict)
     return kind(f"{answer.detail} (HTTP {answer.status})")

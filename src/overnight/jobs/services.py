@@ -13,7 +13,7 @@ from overnight.store import Store
 from overnight.tools import FindRules, no_rules
 
 from .stored_prompts import StoredPrompts
-from .tool_call_limits import ToolLimits
+from .tool_call_limits import ToolCallLimits
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Services:
     ) -> None:
         self.store, self.model, self.owner, self.notify = store, model, owner, notify
         self.prompts = StoredPrompts(store)
-        self.tool_limits = ToolLimits(policy, Ledger(store))
+        self.tool_limits = ToolCallLimits(policy, Ledger(store))
         self.tool_rules = tool_rules
         self.problems: dict[str, str] = {}
 

@@ -8,7 +8,7 @@ from overnight.ledger import JobRow, Ledger
 MAX_CACHED_JOBS = 10_000
 
 
-class ToolLimits:
+class ToolCallLimits:
     """The limits of tool calls, and of time, by the policy. None is no policy."""
 
     def __init__(self, policy: Policy | None, ledger: Ledger) -> None:
