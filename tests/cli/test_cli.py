@@ -349,7 +349,7 @@ def test_help_of_the_program_imports_no_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
     for name, entry in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(entry.summary[:40])}", done.stdout, re.MULTILINE), name
+        assert re.search(rf"^  {name}\s+{re.escape(entry.summary[:40])}", done.stdout, re.MULTILINE), name
 
 
 def test_program_help_matches_command_help() -> None:

@@ -44,6 +44,9 @@ READS: dict[str, list[list[str]]] = {
     "audit list": [[]],
     "audit effects": [[]],
     "receipt": [["nightly"], ["--agent", "night", "--day", "today"]],
+    "notifications": [[]],
+    "notifications list": [[]],
+    "notifications deliveries": [[], ["--state", "failed"]],
 }
 ACTS: dict[str, list[list[str]]] = {
     "run": [["night.py:adds", "--external-id", "new", "--detach"], ["night.py:fails", "--external-id", "fails"]],
@@ -71,6 +74,15 @@ ACTS: dict[str, list[list[str]]] = {
     "keys revoke": [["robot"]],
     "keys provider set": [["here", "--from-env", "SECRET"]],
     "keys provider delete": [["here"]],
+    "notifications add webhook": [["more", "https://hooks.example.invalid/more"]],
+    "notifications add email": [
+        ["mail", "--to", "a@example.invalid", "--from", "b@example.invalid", "--server", "mail.invalid"]
+    ],
+    "notifications add slack": [["empty"]],
+    "notifications test": [["ops"]],
+    "notifications rotate": [["ops"]],
+    "notifications retry": [["del_none"]],
+    "notifications remove": [["ops"]],
 }
 ANSWERS = [name for name in ACTS if name.startswith("reviews ")]
 """The first decision of a review counts; the others are refused."""
@@ -122,6 +134,7 @@ class House:
         self(tenant, "run", "night.py:adds", "--external-id", "queued", "--detach")
         self(tenant, "keys", "create", "robot")
         self(tenant, "keys", "provider", "set", "here", "--from-env", "SECRET")
+        self(tenant, "notifications", "add", "webhook", "ops", "https://hooks.example.invalid/ops")
         with apsw.Connection(str(self.file)) as connection:
             columns = (
                 "account, model, failed_at, not_before, openings, open_until, opened_at, why, changed_at, probe_until"
@@ -212,7 +225,7 @@ def test_commands_change_only_their_tenant(house: House) -> None:
     )
     for name, runs in ACTS.items():
         for words in runs:
-            house("a", *name.split(), *house.named("a", words), codes=(0, 1, 3))
+            house("a", *name.split(), *house.named("a", words), codes=(0, 1, 2, 3))
             after = house.rows("b")
             assert after == before, (name, words, {table for table in after if after[table] != before[table]})
             now = house.rows("a")
@@ -221,6 +234,8 @@ def test_commands_change_only_their_tenant(house: House) -> None:
                 ("resume", "nightly"),
                 ("cancel", "queued"),
                 ("budget settle", "call_unknown"),
+                ("notifications add slack", "empty"),  # its URL comes from standard input
+                ("notifications retry", "del_none"),
                 *((name, words[0]) for name in ANSWERS if name not in {"reviews approve", "reviews reject"}),
             }
             mine = now

@@ -56,7 +56,7 @@ Kinds = Annotated[
 def _default(  # pyright: ignore[reportUnusedFunction]
     context: typer.Context, tenant: Tenant = None, all_tenants: AllTenants = False, json: Json = False
 ) -> None:
-    """Tell people about reviews. Without a subcommand, lists the addresses.
+    """Tell people about reviews by webhook, mail or Slack. Without a subcommand, lists the addresses.
 
     \b
     Examples:
