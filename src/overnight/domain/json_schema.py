@@ -95,9 +95,11 @@ def _check_local(schema: dict[str, Any], path: list[str | int]) -> None:
 def _compiled(body: bytes) -> Any:
     import jsonschema_rs  # 5 ms, which a brain without tools saves
 
-    schema = msgspec.json.decode(body)
+    schema: Any = msgspec.json.decode(body)
+    fields: Any = schema
     if isinstance(schema, dict):
-        schema.pop("$id", None)
+        fields.pop("$id", None)
+        schema = fields
     try:
         return jsonschema_rs.Draft202012Validator(schema, pattern_options=_pattern_options(), offline=True)
     except jsonschema_rs.ValidationError as error:

@@ -1,6 +1,7 @@
 """Tests of JSON values, with three outcomes: a value that a test cannot judge is neither a match nor none."""
 
 import math
+import operator
 from enum import Enum
 from typing import Any, cast
 
@@ -39,10 +40,10 @@ def _single_tests(test: ValueTest, value: Any) -> list[tuple[Outcome, str]]:
         if not exists:
             return found
     for limit, word, holds in (
-        (test.gt, "not above", lambda a, b: a > b),
-        (test.ge, "below", lambda a, b: a >= b),
-        (test.lt, "not below", lambda a, b: a < b),
-        (test.le, "above", lambda a, b: a <= b),
+        (test.gt, "not above", operator.gt),
+        (test.ge, "below", operator.ge),
+        (test.lt, "not below", operator.lt),
+        (test.le, "above", operator.le),
     ):
         if limit is None:
             continue

@@ -146,7 +146,7 @@ _LIMITS = {
 
 def _types(facts: dict[str, Any]) -> str:
     types: Any = facts.get("types")
-    return " or ".join(map(str, types)) if isinstance(types, list | tuple) else str(types)
+    return " or ".join(map(str, cast("list[Any]", types))) if isinstance(types, list | tuple) else str(types)
 
 
 def _limited(value: Any) -> str:

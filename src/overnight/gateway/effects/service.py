@@ -192,7 +192,7 @@ def _by_contract(request: EffectRequest, tools: ToolPolicy | None) -> EffectRequ
     return msgspec.structs.replace(
         request,
         tool_class=contract.tool_class,
-        contract=contract.title,
+        contract=contract.label,
         client_key=client_key,
         unfit=unfit,
         holds_in_tenant=contract.key_scope == "tenant",
