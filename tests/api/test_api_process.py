@@ -131,7 +131,7 @@ def test_api_process_serves_no_call_and_is_no_gateway(both: Any, tmp_path: Path)
     assert over_socket(path, "GET /readyz")[0] == 200
     assert over_socket(path, "GET /healthz") == (200, {"status": "ok"})
     status, answer = over_socket(path, "GET /v1/models")
-    assert (status, "not served by this process" in json.dumps(answer)) == (500, True)
+    assert (status, "not served by this process" in json.dumps(answer)) == (404, True)
     with open_store(str(tmp_path / "ledger.db"), for_reading=True) as store:
         rows = asyncio.run(store.read(Statement("roles", {"sqlite": "SELECT role FROM worker"}), {}))
     assert rows == [("gateway",)]

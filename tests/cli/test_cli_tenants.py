@@ -38,6 +38,7 @@ READS: dict[str, list[list[str]]] = {
     "budget": [[], ["--all"], ["--job", "asks"], ["--limits"]],
     "route replay": [["--routing", "brain/routing.yaml"], ["--routing", "brain/routing.yaml", "--job", "nightly"]],
     "keys list": [[], ["--all"]],
+    "tools explain": [["refund", "--arguments", "{}"]],
     "keys show": [["robot"]],
     "keys provider list": [[]],
     "audit": [[]],
@@ -98,6 +99,7 @@ NEUTRAL = {
     "init": "writes a folder of files",
     "check": "reads a folder of files",
     "route explain": "reads routing.yaml alone",
+    "tools list": "reads the contracts of the brain, which all tenants share",
     "keys rotate-master": "seals anew, and shows nothing of whom",
 }
 

@@ -24,11 +24,12 @@ PLACES = [(point, role) for point, roles in PASSED_BY.items() for role in roles]
 MOST_PASSES = {WORKER: 12, GATEWAY: 6, STREAMS: 6, PROGRAM: 2}
 TESTED_ELSEWHERE = {
     "batch_written", "batch_committed", "log_opened", "log_written", "log_flushed", "log_rotated", "sink_delivered",
-    "sink_committed", "effect_waits", "effect_repeated", "claim_recorded", "report_recorded",
+    "sink_committed", "notification_claimed", "notification_sent", "effect_waits", "effect_repeated",
+    "claim_recorded", "report_recorded",
 }  # fmt: skip
 """The points of the writer and of sinks: tests/telemetry/test_log_crashes.py. Those of effects that wait for approval, or
 are repeated under their key: tests/effects/test_effect_approvals.py and test_unknown_outcomes.py. Those of effects over HTTP:
-tests/gateway/test_effects_killed.py."""
+tests/gateway/test_effects_killed.py. Those of deliveries: tests/notifications/test_sender_crashes.py."""
 _CALL = re.compile(r'crash_point\(\s*"(\w+)"\s*\)')
 
 

@@ -18,13 +18,14 @@ from overnight.domain.tools import (
     Denied,
     NeedsApproval,
     ToolCallFacts,
+    ToolContract,
     ToolDefinitions,
     ToolRule,
     ToolWhen,
     ValueTest,
     Verdict,
 )
-from overnight.effects import ExpireReview
+from overnight.effects import EffectFilter, ExpireReview, list_effects
 from overnight.jobs import ExternalJob, JobParked, Operations
 from overnight.ledger import JobRow, Ledger
 from overnight.reviews import ReviewRow, list_reviews
@@ -620,3 +621,24 @@ async def test_killed_worker_does_only_the_edited_arguments(
     assert (job.state, job.result) == ("succeeded", b'"pay_9 60"')
     assert (tmp_path / "done").read_text() == "pay_9 60\n"
     assert len(await list_reviews(store, state="")) == 1
+
+
+async def test_arguments_that_do_not_fit_the_contract_are_refused(store: Store) -> None:
+    contract = ToolContract(
+        name="refund",
+        version=3,
+        tool_class="destructive",
+        input={"properties": {"usd": {"type": "number", "maximum": 50}}},
+    )
+    policy = ToolPolicy(ToolDefinitions(contracts={"refund": {3: contract}}))
+    paid.clear()
+    async with working(store, tool_rules=lambda: policy):
+        too_much = await Operations(store).create(refunds, ("pay_8", 60))
+        fits = await Operations(store).create(refunds, ("pay_9", 40))
+        refused, done = await rest(store, too_much.job_id), await rest(store, fits.job_id)
+    assert done.state == "succeeded"
+    assert "arguments_invalid" in str(refused.error or refused.result)
+    assert "tool_refused" in await story(store, refused.job_id)
+    assert paid == [("pay_9", 40)]
+    (row,) = await list_effects(store, EffectFilter(tenant_id="default", job_id=done.job_id))
+    assert (row.contract, row.tool_class) == ("refund@3", "destructive")

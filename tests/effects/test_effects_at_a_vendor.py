@@ -1,7 +1,7 @@
 """Effects at a vendor in a process of its own, which keeps every arrival: the hardest cases of one call.
 
 Further ones: a lost 201 is claimed again by its holder, tests/gateway/test_effects_killed.py; a holder that slept past its lease,
-tests/api/test_effects.py; a key that is too old, test_unknown_outcomes.py; a yes, a no and an expiry at once,
+tests/api/test_effects_http.py; a key that is too old, test_unknown_outcomes.py; a yes, a no and an expiry at once,
 tests/reviews/test_review_machine.py; an edit before a kill, test_effect_approvals.py.
 """
 

@@ -22,7 +22,8 @@ from receivers import failed_delivery, receiver
 from serving import Served, routed, serving
 
 READS = {
-    "check", "brain diff", "brain history", "keys list", "keys show", "keys provider list", "route explain", "route replay",
+    "check", "brain diff", "brain history", "keys list", "keys show", "keys provider list",
+    "route explain", "route replay", "tools explain", "tools list",
     "jobs", "explain", "receipt", "events", "audit list", "audit effects", "cache", "reviews list", "reviews show",
     "budget bounds", "notifications list", "notifications deliveries",
 }  # fmt: skip

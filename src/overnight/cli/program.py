@@ -20,6 +20,7 @@ COMMANDS = {
     "keys": Entry(SETUP, "keys:program", "Manage API keys of the gateway and provider keys of tenants."),
     "notifications": Entry(SETUP, "notifications:program", "Tell people about reviews by webhook, mail or Slack."),
     "route": Entry(SETUP, "routing:program", "Explain routing decisions, and estimate costs under other rules."),
+    "tools": Entry(SETUP, "tools:program", "List the contracts of tools, and explain which rule decides a call."),
     "jobs": Entry(HISTORY, "jobs:jobs", "List jobs, newest first."),
     "explain": Entry(HISTORY, "jobs:explain", "Show the timeline of a job: what it did, why, and what to do next."),
     "receipt": Entry(

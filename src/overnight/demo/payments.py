@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from overnight.files import open_file
+
 LOSES_ANSWERS_BELOW_GBP: Final = 100.0
 
 
@@ -19,7 +21,7 @@ def pay_back(ledger: Path, order: str, gbp: float, key: str) -> str:
     """
     refund_id = f"re_{order.removeprefix('TT-')}_{len(refunds_in(ledger)) + 1}"
     line = json.dumps({"id": refund_id, "order": order, "gbp": gbp, "key": key}) + "\n"
-    descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = open_file(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(descriptor, line.encode())
     finally:

@@ -11,6 +11,7 @@ import msgspec
 from overnight import effects
 from overnight.budgets import Limit, count_tool_call, stop_facts
 from overnight.domain import BudgetStopped, ErrorFacts, Event
+from overnight.domain.json_text import decode_json
 from overnight.domain.tools import (
     DEFAULT_EXPIRES_MS,
     WRITE,
@@ -24,6 +25,9 @@ from overnight.domain.tools import (
 from overnight.ledger import JobRow, append
 from overnight.reviews import REVIEW, Boundary, edited_arguments, request_review
 from overnight.store import Unit
+
+from .policy import ToolPolicy
+from .validation import check_arguments
 
 HUMAN_ASK = "human.ask"
 """The tool that nobody executes: a person gives its result, a text. Rules may deny it, and say who answers and until when."""
@@ -84,6 +88,12 @@ class EffectAdmission:
             if settles and (row is None or row.state in {"approved", "expired"}):
                 return Refused(0, ErrorFacts("cancelled", "its branch was cancelled before it began"))
             rules = self._rules()
+            if rules is not None and wanted.contract is None:  # a caller over HTTP has been checked
+                wanted, unfit = _by_contract(rules, wanted)
+                if unfit:
+                    error = ErrorFacts("arguments_invalid", unfit)
+                    seq = effects.refuse(unit, job, row, wanted, error, {"why": unfit}, self._position)
+                    return Refused(seq, error)
             if rules is not None or wanted.tool == HUMAN_ASK:
                 stopped = self._ask_rules(unit, job, row, wanted, rules)
                 if stopped is not None:
@@ -194,6 +204,16 @@ class EffectAdmission:
             key_id=wanted.key_id,
         )
         return effects.wait(unit, job, row, wanted, review.review_id)
+
+
+def _by_contract(rules: ToolRules, wanted: effects.EffectClaim) -> tuple[effects.EffectClaim, str]:
+    """The claim with the contract of its tool, and why its arguments do not fit; "" if they do."""
+    contract = rules.contract(wanted.tool) if isinstance(rules, ToolPolicy) else None
+    if contract is None:
+        return wanted, ""
+    arguments = decode_json(wanted.done_arguments or wanted.arguments)
+    unfit = "; ".join(map(str, check_arguments(contract, arguments)))
+    return msgspec.structs.replace(wanted, contract=contract.label, tool_class=contract.tool_class), unfit
 
 
 def _asks_first_use(rules: ToolRules | None) -> bool:
