@@ -1,7 +1,8 @@
 """A recorded answer that cannot be streamed is an error with a status, not a stream that is cut."""
 
 import json
-import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 from overnight.store import open_store
@@ -10,6 +11,12 @@ from serving import serving
 
 MESSAGE = {"role": "assistant", "content": "x", "tool_calls": [5]}
 MALFORMED = {"id": "c", "object": "chat.completion", "choices": [{"index": 0, "message": MESSAGE}]}
+EDIT = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1], timeout=5) as file:
+    edited = file.execute("UPDATE event SET content = ? WHERE content IS NOT NULL", [sys.argv[2].encode()])
+    assert edited.rowcount
+"""
 ROUTING = "default_model: gpt-5.4-mini\ncache: {exact: {ttl_s: 60}}\n"
 
 
@@ -19,10 +26,8 @@ async def test_malformed_recorded_answer_is_an_error(tmp_path: Path, provider: S
         async with serving(store, provider, ROUTING) as served:
             first = await served.ask(headers={"x-job-id": "a"})
             assert first.status_code == 200, first.text
-            with sqlite3.connect(path, timeout=5) as file:
-                text = json.dumps(MALFORMED).encode()
-                assert file.execute("UPDATE event SET content = ? WHERE content IS NOT NULL", [text]).rowcount
-            file.close()
+            # In a process of its own: the end of a second connection of this one would drop the locks of the first.
+            subprocess.run([sys.executable, "-c", EDIT, str(path), json.dumps(MALFORMED)], check=True)
             whole = await served.ask(headers={"x-job-id": "b"})
             assert (whole.status_code, whole.headers["x-overnight-cache"]) == (200, "exact")
             answer = await served.ask(stream=True, headers={"x-job-id": "c"})

@@ -123,7 +123,7 @@ def test_server_warns_of_an_open_home(folder: Path, command: str) -> None:
     shared.chmod(0o755)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        port = str(free.getsockname()[1]) if command == "up" else "0"
     with log.open("w") as out:
         serving = subprocess.Popen(
             [sys.executable, "-c", OVERNIGHT, command, "--port", port],
