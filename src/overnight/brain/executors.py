@@ -108,7 +108,8 @@ def _request(reader: Reader, node: Node, name: str, fields: Fields, method: str)
         found |= reader.section(network, f"{name}.network", _NETWORK)
     if "body" in found:
         found["body"] = found["body"][0]
-    return HttpRequest(**{"method": method, **found}) if "url" in found else None
+    found.setdefault("method", method)
+    return HttpRequest(**found) if "url" in found else None
 
 
 def read_status(reader: Reader, node: Node, name: str) -> StatusCheck | None:

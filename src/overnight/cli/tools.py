@@ -80,7 +80,7 @@ def list_contracts(brain: Folder = None, json: Json = False) -> None:
         for each in policy.contracts
     ]
     if rows:
-        print_rows(["contract", "class", "key", "drift", "checks"], rows)
+        print_rows(["contract", "class", "key", "drift", "checks"], rows, frozenset())
     else:
         say("No contracts. Write one to tools/NAME.yaml in the brain folder")
     say(f"{len(policy.rules)} rules; calls that no rule matches: {definitions.default}")
