@@ -104,12 +104,18 @@ export class Overnight {
     run: (call: Call<A>) => Promise<Outcome<R>>,
   ): Promise<R> {
     let claimId = claimed.claim_id;
+    let extending: Promise<unknown> = Promise.resolve();
     const extend = setInterval(() => {
-      this.claim(tool, args, key).then(
+      extending = this.claim(tool, args, key).then(
         (answer) => (claimId = answer.status === 201 ? answer.body.claim_id : claimId),
         () => undefined,
       );
     }, this.options.timeoutMs / 3);
+    // An extension that arrived after the report of a failure would claim the effect again.
+    const endExtension = (): Promise<unknown> => {
+      clearInterval(extend);
+      return extending;
+    };
     const call: Call<A> = {
       arguments: claimed.arguments as A,
       vendorKey: String(claimed.vendor_key),
@@ -125,6 +131,7 @@ export class Overnight {
     try {
       done = await run(call);
     } catch (error) {
+      await endExtension();
       const why = String(error instanceof Error ? error.message : error).slice(0, 500);
       if (error instanceof NotDone) {
         await report("fail", { error: { class: "not_done", message: why } });
@@ -132,9 +139,8 @@ export class Overnight {
       }
       await report("unknown", { why });
       throw new EffectStopped(`the outcome of effect ${tool} is unknown: ${why}`, "unknown", call.effectId);
-    } finally {
-      clearInterval(extend);
     }
+    await endExtension();
     await report("commit", { provider_id: done.providerId, result: done.result ?? null });
     return done.result;
   }
@@ -149,7 +155,8 @@ export class Overnight {
     const until = Date.now() + patienceMs;
     for (let wait = 100; ; wait = Math.min(2 * wait, 5_000)) {
       try {
-        const response = await fetch(url + path, { method: "POST", headers: sent, body: JSON.stringify(body), redirect: "error" });
+        const signal = AbortSignal.timeout(60_000);
+        const response = await fetch(url + path, { method: "POST", headers: sent, body: JSON.stringify(body), redirect: "error", signal });
         const retryAfterMs = 1_000 * Number(response.headers.get("retry-after") ?? 0);
         const answer = { status: response.status, body: (await response.json()) as Body, retryAfterMs };
         if (!RETRIED.has(answer.status) || Date.now() >= until) return answer;

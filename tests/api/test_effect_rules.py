@@ -30,7 +30,7 @@ class Tools:
     """The contracts and rules in force: from 100 a person approves, from 1,000 it is denied."""
 
     def __init__(self) -> None:
-        self.approve_from, self.digest, self.asks_first_use = 100, "r1", True
+        self.approve_from, self.digest, self.needs_first_use = 100, "r1", True
         self.contracts: dict[str, ToolContract] = {}
         self.asked: list[ToolCallFacts] = []
 

@@ -23,6 +23,7 @@ case $answer in
     422) verb=fail report='"error": {"class": "refused"}' ;;
     *) verb=unknown report='"why": "no answer"' ;;
 esac
-curl -s -o report "$GATEWAY/api/v1/effects/$effect/$verb" -H 'content-type: application/json' \
-    -d "{\"claim_id\": \"$secret\", $report}"
+reported=$(curl -s -o report -w '%{http_code}' "$GATEWAY/api/v1/effects/$effect/$verb" -H 'content-type: application/json' \
+    -d "{\"claim_id\": \"$secret\", $report}")
+[ "$reported" = 200 ] || { cat report >&2; exit 75; }
 [ $verb = commit ] && echo "refunded $key $(field id refund)"

@@ -61,3 +61,14 @@ def test_killed_program_leaves_an_unknown_effect(gateway: Gateway, tmp_path: Pat
     assert run(gateway, tmp_path / "vendor", attempt=2)["code"] == "unknown"
     assert len((tmp_path / "vendor").read_text().splitlines()) == 1
     assert [review["kind"] for review in gateway.get("/api/v1/reviews")["reviews"]] == ["quarantine"]
+
+
+def test_approval_stops_the_program(tmp_path: Path) -> None:
+    brain = tmp_path / "brain"
+    (brain / "policies").mkdir(parents=True)
+    (brain / "routing.yaml").write_text("default_model: gpt-5.4-mini\n")
+    (brain / "policies" / "money.yaml").write_text("rules:\n  - {name: held, when: {tool: refund}, do: approve}\n")
+    with served_gateway(HERE / "rules.yaml", OVERNIGHT_BRAIN=str(brain)) as gateway:
+        assert run(gateway, tmp_path / "vendor")["code"] == "waiting"
+        assert states(gateway) == ["waiting"]
+    assert not (tmp_path / "vendor").exists()

@@ -177,6 +177,7 @@ async def test_status_check_finds_an_unknown_effect_not_done(served: Served) -> 
 
 async def test_claim_is_extended_while_the_function_runs(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("overnight.jobs.remote_job.CLAIM_S", 1.0)
+    monkeypatch.setattr("overnight.jobs.remote_job.EXTEND_S", 0.3)
     expiries: list[str] = []
 
     loop = asyncio.get_running_loop()
@@ -192,6 +193,49 @@ async def test_claim_is_extended_while_the_function_runs(served: Served, monkeyp
     assert await attached(slow.run) == "done"
     assert len(set(expiries)) > 1
     assert (await effects(served))[0]["state"] == "committed"
+
+
+async def test_extension_claims_no_failed_effect(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overnight.jobs.remote_job.EXTEND_S", 0.05)
+    claims: list[str] = []
+    send = gateway_client.GatewayClient._send
+
+    def slow_extensions(self: Any, method: str, path: str, body: Any, headers: Any) -> Any:
+        if path == "/api/v1/effects":
+            claims.append(path)
+            time.sleep(0.6 if len(claims) > 1 else 0)
+        return send(self, method, path, body, headers)
+
+    monkeypatch.setattr(gateway_client.GatewayClient, "_send", slow_extensions)
+
+    @overnight.effect
+    def refund(payment: str) -> str:
+        time.sleep(0.3)
+        raise overnight.NotDone("no funds")
+
+    with pytest.raises(overnight.EffectFailed):
+        await attached(lambda: refund.run("pay_7"))
+    await asyncio.sleep(1.0)
+    assert len(claims) > 1
+    assert [each["state"] for each in await effects(served)] == ["failed"]
+
+
+async def test_late_result_after_many_extensions_is_kept(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("overnight.jobs.remote_job.EXTEND_S", 0.05)
+    ended = threading.Event()
+
+    @overnight.effect(timeout_s=1.5)
+    def refund(payment: str) -> Any:
+        ended.wait(20)
+        return overnight.Done("re_81", "late")
+
+    with pytest.raises(overnight.JobParked):
+        await attached(lambda: refund.run("pay_7"))
+    ended.set()
+    async with asyncio.timeout(20):
+        while (await effects(served))[0]["state"] != "committed":
+            await asyncio.sleep(0.05)
+    assert (await effects(served))[0]["provider_id"] == "re_81"
 
 
 async def test_an_older_attempt_claims_no_more(served: Served) -> None:

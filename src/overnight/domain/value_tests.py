@@ -15,7 +15,7 @@ MAX_TEXT = 256 * 1024
 """Longer texts are not searched: the outcome is UNSURE."""
 
 
-class Outcome(Enum):
+class ValueOutcome(Enum):
     """UNSURE: the value is missing, or of a type that the test does not expect, so a tool might read it either way."""
 
     NO = 0
@@ -23,17 +23,17 @@ class Outcome(Enum):
     YES = 2
 
 
-def run_test(test: ValueTest, value: Any) -> tuple[Outcome, str]:
+def run_test(test: ValueTest, value: Any) -> tuple[ValueOutcome, str]:
     """The outcome of all tests together, and why it is not YES. The text never repeats the value."""
-    worst, why = Outcome.YES, ""
+    worst, why = ValueOutcome.YES, ""
     for outcome, reason in _single_tests(test, value):
         if outcome.value < worst.value:
             worst, why = outcome, reason
     return worst, why
 
 
-def _single_tests(test: ValueTest, value: Any) -> list[tuple[Outcome, str]]:
-    found: list[tuple[Outcome, str]] = []
+def _single_tests(test: ValueTest, value: Any) -> list[tuple[ValueOutcome, str]]:
+    found: list[tuple[ValueOutcome, str]] = []
     exists = value is not MISSING
     if test.present is not None:
         found.append(_decided(exists == test.present, "is missing" if test.present else "is present"))
@@ -63,12 +63,12 @@ def _single_tests(test: ValueTest, value: Any) -> list[tuple[Outcome, str]]:
     return found
 
 
-def _decided(holds: bool, why: str) -> tuple[Outcome, str]:
-    return (Outcome.YES, "") if holds else (Outcome.NO, why)
+def _decided(holds: bool, why: str) -> tuple[ValueOutcome, str]:
+    return (ValueOutcome.YES, "") if holds else (ValueOutcome.NO, why)
 
 
-def _unsure(value: Any, wanted: str) -> tuple[Outcome, str]:
-    return Outcome.UNSURE, "is missing" if value is MISSING else f"is not {wanted}"
+def _unsure(value: Any, wanted: str) -> tuple[ValueOutcome, str]:
+    return ValueOutcome.UNSURE, "is missing" if value is MISSING else f"is not {wanted}"
 
 
 def is_number(value: Any) -> bool:
@@ -85,13 +85,13 @@ def is_found(pattern: str, text: str) -> bool:
     return bool(compile_pattern(pattern).is_valid(text))
 
 
-def _equals_one(value: Any, wanted: tuple[Any, ...]) -> tuple[Outcome, str]:
+def _equals_one(value: Any, wanted: tuple[Any, ...]) -> tuple[ValueOutcome, str]:
     if any(is_equal(value, each) for each in wanted):
-        return Outcome.YES, ""
+        return ValueOutcome.YES, ""
     if value is MISSING or kind_of(value) not in {kind_of(each) for each in wanted}:
         kinds = " or ".join(sorted({kind_of(each) for each in wanted}))
         return _unsure(value, f"of type {kinds}")
-    return Outcome.NO, "has another value"
+    return ValueOutcome.NO, "has another value"
 
 
 def kind_of(value: Any) -> str:

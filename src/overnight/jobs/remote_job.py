@@ -6,6 +6,7 @@ extended while its function runs. A restarted program begins a new attempt; the 
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections import Counter
 from threading import Lock
@@ -33,9 +34,11 @@ from .gateway_client import GatewayAnswer, GatewayClient
 from .job_parked import JobParked
 from .tracebacks import error_facts
 
+log = logging.getLogger("overnight.jobs")
 EFFECTS = "/api/v1/effects"
 CLAIM_S = 60.0
-"""How long a claim lasts; it is extended after a third of this time."""
+EXTEND_S = CLAIM_S / 3
+"""How long a claim lasts, and the time between two extensions."""
 
 
 def gateway_root(url: str, place: str) -> str:
@@ -172,44 +175,54 @@ class _RemoteEffect:
         named, vendor_key = self._named, str(self._claim["vendor_key"])
         if self._claim["arguments"] != decode_json(self._arguments):  # a person edited them
             named = self._tool.restore(self._claim["arguments"])
-        heartbeat = asyncio.create_task(self._extend())
-        try:
-            done = await self._tool.call(vendor_key, named, _no_check, self._late())
-        except self._tool.not_done as error:
-            return await self._not_done(error_facts(error))
-        except Exception as error:  # a timeout or a fault: the outcome is unknown
-            name = type(error).__name__
-            await self._report("unknown", {"why": f"{name}: {str(error)[:200]}"})
-            return await self._find_out(vendor_key, named, f"{name}: {str(error)[:200]}")
-        finally:
-            heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeat
-        return await self._commit(done)
+        outcome = await self._call(vendor_key, named)
+        if isinstance(outcome, Done):
+            return await self._commit(outcome)
+        if isinstance(outcome, self._tool.not_done):
+            return await self._not_done(error_facts(outcome))
+        # A timeout or a fault: the outcome is unknown.
+        why = f"{type(outcome).__name__}: {str(outcome)[:200]}"
+        await self._report("unknown", {"why": why})
+        return await self._find_out(vendor_key, named, why)
 
-    def _late(self) -> Late:
+    async def _call(self, vendor_key: str, named: dict[str, Any]) -> Done | Exception:
+        """The result of the function, or what it raised. The claim is extended meanwhile, and no longer when this returns: an
+        extension that arrived after the report of a failure would claim the effect again."""
+        ended = asyncio.Event()
+        extending = asyncio.create_task(self._extend(self._claim, ended))
+        try:
+            return await self._tool.call(vendor_key, named, _no_check, self._late(self._claim))
+        except Exception as error:
+            return error
+        finally:
+            ended.set()
+            await extending
+
+    def _late(self, claim: dict[str, Any]) -> Late:
         """Report a result that comes after the time limit: it may be the only sign that the effect was done."""
-        path, claim_id = f"{EFFECTS}/{self._claim['effect_id']}/commit", self._claim["claim_id"]
 
         def report(done: Done) -> None:
             try:
                 result = encode(done.result, f"the result of effect {self._tool.tool}")
             except BadInput:
                 result = b"null"
-            body = {"claim_id": claim_id, "provider_id": done.provider_id, "result": msgspec.Raw(result)}
-            with contextlib.suppress(OvernightError):
-                self._job.send_now(path, body)
+            body = {"claim_id": claim["claim_id"], "provider_id": done.provider_id, "result": msgspec.Raw(result)}
+            try:
+                _checked(self._job.send_now(f"{EFFECTS}/{claim['effect_id']}/commit", body), 200)
+            except OvernightError as error:
+                log.warning("the late result of effect %s was not taken: %s", self._tool.tool, error)
 
         return report
 
-    async def _extend(self) -> None:
-        """Extend the claim while the function runs. A lost claim does not stop the function: its report is kept."""
+    async def _extend(self, claim: dict[str, Any], ended: asyncio.Event) -> None:
+        """Extend the claim until the call has ended. A lost claim does not stop the function: its report is kept."""
         while True:
-            await asyncio.sleep(CLAIM_S / 3)
+            with contextlib.suppress(TimeoutError):
+                return await _waited(ended, EXTEND_S)
             with contextlib.suppress(OvernightError):
                 answer = await self._ask()
                 if answer.status == 201:
-                    self._claim = answer.body
+                    claim.update(answer.body)
 
     async def _find_out(self, vendor_key: str, named: dict[str, Any], why: str) -> EffectOutcome | None:
         """Ask the status check; without an answer, a person."""
@@ -241,6 +254,11 @@ class _RemoteEffect:
     async def _report(self, kind: str, body: dict[str, Any]) -> None:
         path = f"{EFFECTS}/{self._claim['effect_id']}/{kind}"
         _checked(await self._job.send(path, {"claim_id": self._claim["claim_id"], **body}), 200)
+
+
+async def _waited(event: asyncio.Event, limit_s: float) -> None:
+    """Raises TimeoutError."""
+    await asyncio.wait_for(event.wait(), limit_s)
 
 
 def _checked(answer: GatewayAnswer, status: int) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class EffectAdmission:
             workflow=job.workflow,
             arguments=self._asked if done is None else msgspec.json.decode(done),
             # The rules of a brain say whether they need it: it costs a query.
-            first_use=effects.is_first_use(unit, job.tenant_id, wanted) if _asks_first_use(rules) else None,
+            first_use=effects.is_first_use(unit, job.tenant_id, wanted) if _needs_first_use(rules) else None,
         )
         verdict = Allowed() if rules is None else rules.decide(facts)
         if wanted.tool == HUMAN_ASK and isinstance(verdict, Allowed):
@@ -216,8 +216,8 @@ def _by_contract(rules: ToolRules, wanted: effects.EffectClaim) -> tuple[effects
     return msgspec.structs.replace(wanted, contract=contract.label, tool_class=contract.tool_class), unfit
 
 
-def _asks_first_use(rules: ToolRules | None) -> bool:
-    return rules is not None and bool(getattr(rules, "asks_first_use", True))
+def _needs_first_use(rules: ToolRules | None) -> bool:
+    return rules is not None and bool(getattr(rules, "needs_first_use", True))
 
 
 def _asked_question(asked: Mapping[str, Any], detail: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from overnight.domain.tools import (
     Verdict,
     digest_of,
 )
-from overnight.domain.value_tests import Outcome, run_test
+from overnight.domain.value_tests import ValueOutcome, run_test
 
 DEFAULT_RULE = "default"
 
@@ -136,9 +136,9 @@ def _outcome(rule: ToolRule, facts: ToolCallFacts, contract: ToolContract | None
         return RuleOutcome(rule, skipped)
     unsure: list[str] = []
     for place, outcome, why in _value_tests(rule.when, facts, contract):
-        if outcome is Outcome.NO or (outcome is Outcome.UNSURE and rule.do == ALLOW):
+        if outcome is ValueOutcome.NO or (outcome is ValueOutcome.UNSURE and rule.do == ALLOW):
             return RuleOutcome(rule, f"{place} {why}")
-        if outcome is Outcome.UNSURE:
+        if outcome is ValueOutcome.UNSURE:
             unsure.append(f"{place} {why}")
     return RuleOutcome(rule, None, tuple(unsure))
 
@@ -159,18 +159,20 @@ def _unmet_name(when: ToolWhen, facts: ToolCallFacts, contract: ToolContract | N
     return None
 
 
-def _value_tests(when: ToolWhen, facts: ToolCallFacts, contract: ToolContract | None) -> list[tuple[str, Outcome, str]]:
-    found: list[tuple[str, Outcome, str]] = []
+def _value_tests(
+    when: ToolWhen, facts: ToolCallFacts, contract: ToolContract | None
+) -> list[tuple[str, ValueOutcome, str]]:
+    found: list[tuple[str, ValueOutcome, str]] = []
     if when.first_use is not None:
         if facts.first_use is None:
-            found.append(("first_use", Outcome.UNSURE, "is unknown"))
+            found.append(("first_use", ValueOutcome.UNSURE, "is unknown"))
         else:
-            outcome = Outcome.YES if facts.first_use == when.first_use else Outcome.NO
+            outcome = ValueOutcome.YES if facts.first_use == when.first_use else ValueOutcome.NO
             found.append(("first_use", outcome, f"is {str(facts.first_use).lower()}"))
     if when.amount is not None:
         pointer = contract.limits.amount if contract is not None else None
         if pointer is None:
-            found.append(("amount", Outcome.NO, "is named by no contract of this tool"))
+            found.append(("amount", ValueOutcome.NO, "is named by no contract of this tool"))
         else:
             found.append((f"amount {pointer}", *run_test(when.amount, pointer.find(facts.arguments))))
     found.extend(

@@ -10,7 +10,7 @@ from overnight.domain.json_pointer import MISSING, pointer_to
 from overnight.domain.json_schema import MAX_BYTES, compile_schema, not_json
 from overnight.domain.json_text import encode_json
 from overnight.domain.tools import TextTest, ToolContract
-from overnight.domain.value_tests import Outcome, is_found, run_test
+from overnight.domain.value_tests import ValueOutcome, is_found, run_test
 
 MAX_VIOLATIONS = 20
 _MAX_NAME = 60
@@ -165,5 +165,5 @@ def _failed_asserts(contract: ToolContract, result: Any) -> Iterator[Violation]:
                 yield Violation("", f"{verb}: {each.text!r}")
             continue
         outcome, why = run_test(each.test, each.pointer.find(result))
-        if outcome is not Outcome.YES:
+        if outcome is not ValueOutcome.YES:
             yield Violation(each.pointer.text, why)
