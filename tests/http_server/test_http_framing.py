@@ -239,10 +239,10 @@ async def test_paused_reading_does_not_time_out_the_client(monkeypatch: pytest.M
     monkeypatch.setattr("overnight.http_server.server.CHECK_INTERVAL_S", 0.01)
 
     async def late(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         await answer(send, b"%d" % len(await body_of(receive)))
 
-    async with served(late, idle_timeout_s=0.1, body_window_s=0.1) as (_, connect):
+    async with served(late, idle_timeout_s=0.5, body_window_s=0.5) as (_, connect):
         for expects in (b"", b"expect: 100-continue\r\n"):
             client = await connect()
             client.say(b"POST /x HTTP/1.1\r\nhost: x\r\n" + expects + b"content-length: 1000000\r\n\r\n")
